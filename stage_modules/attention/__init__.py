@@ -1,0 +1,7 @@
+"Stage 1: attention, from the arithmetic to multi-head attention with positions."
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={},
+)

@@ -1,0 +1,7 @@
+"Stage 2: a translator built around attention."
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={},
+)
