@@ -6,5 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "errors": ["DataError", "CheckpointError", "ShapeError", "check_shape"],
         "datasets": ["fetch"],
+        "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "load_weights", "find_checkpoint", "check_config"],
+        "training": ["Trainer", "TrainingConfig", "Callback"],
     },
 )
