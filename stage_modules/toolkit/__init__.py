@@ -5,7 +5,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["DataError", "CheckpointError", "ShapeError", "check_shape"],
-        "datasets": ["fetch"],
+        "datasets": ["fetch", "fetch_folder", "available", "is_available", "FetchError"],
+        "plots": ["PALETTE", "use_style", "attention_heatmap", "attention_heads", "training_curves", "comparison_bars"],
+        "explore": ["explorer", "slider", "choice", "tick_box"],
+        "checking": ["Verdict", "Case", "check"],
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "load_weights", "find_checkpoint", "check_config"],
         "training": ["Trainer", "TrainingConfig", "Callback"],
     },
