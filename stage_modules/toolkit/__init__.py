@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors": ["DataError", "CheckpointError", "ShapeError", "check_shape"],
         "datasets": ["fetch", "fetch_folder", "available", "is_available", "FetchError"],
         "plots": ["PALETTE", "use_style", "attention_heatmap", "attention_heads", "training_curves", "comparison_bars"],
-        "explore": ["explorer", "slider", "choice", "tick_box"],
+        "explore": ["Explorer", "explorer", "control", "slider", "choice", "tick_box", "text_field"],
         "checking": ["Verdict", "Case", "check", "close", "has_shape", "same", "prove_check"],
         "checkpoints": ["Checkpoint", "save_checkpoint", "load_checkpoint", "load_weights", "find_checkpoint", "check_config"],
         "training": ["Trainer", "TrainingConfig", "Callback"],
