@@ -9,7 +9,7 @@ __all__ = ['changeable', 'TrainingConfig', 'check_settings', 'learning_rate_fact
            'LogFile', 'TensorBoard', 'in_notebook', 'LiveCurve', 'default_callbacks', 'signals_as_requests', 'Trainer',
            'start_run', 'prepare_folder', 'remove_run', 'resume_run']
 
-# %% ../../nbs/toolkit/05_training.ipynb #2694828b
+# %% ../../nbs/toolkit/05_training.ipynb #32d78d4a
 import json
 import math
 import os
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from .checkpoints import check_config, clean_leftovers, fill_model, find_checkpoint, load_checkpoint, load_weights, remove_checkpoint, save_checkpoint
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/05_training.ipynb #334e27c0
+# %% ../../nbs/toolkit/05_training.ipynb #5a14bdfe
 def changeable(
     default: Any, # the field's default value
 ) -> Any: # what `dataclasses.field` returns
@@ -73,7 +73,7 @@ class TrainingConfig:
     progress: bool = changeable(True) # progress bar, and a curve in notebooks
     tensorboard: bool = changeable(True) # log to output_dir/tensorboard, where tensorboard is installed
 
-# %% ../../nbs/toolkit/05_training.ipynb #aa2270d0
+# %% ../../nbs/toolkit/05_training.ipynb #b65576a2
 def check_settings(
     config: TrainingConfig,
 ) -> None:
@@ -89,7 +89,7 @@ def check_settings(
         need(getattr(config, name) is None or getattr(config, name) > 0, name, "more than 0, or None")
     need(config.learning_rate > 0, "learning_rate", "more than 0")
 
-# %% ../../nbs/toolkit/05_training.ipynb #23d743ab
+# %% ../../nbs/toolkit/05_training.ipynb #326eb39d
 def learning_rate_factor(
     step: int, # the step about to be taken, counted from 0
     schedule: str, # constant, linear, cosine (Loshchilov and Hutter 2017) or inverse_sqrt (Vaswani et al. 2017, section 5.3)
@@ -104,7 +104,7 @@ def learning_rate_factor(
     if schedule == "inverse_sqrt": return math.sqrt(max(1, warmup_steps) / (step + 1))
     return 1.
 
-# %% ../../nbs/toolkit/05_training.ipynb #1a856cd7
+# %% ../../nbs/toolkit/05_training.ipynb #3ef8a0ef
 def make_optimizer(
     model: nn.Module, # parameters that require no gradient are left out
     config: TrainingConfig, # optimizer, learning_rate, weight_decay
@@ -119,7 +119,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate)
 
-# %% ../../nbs/toolkit/05_training.ipynb #9948a402
+# %% ../../nbs/toolkit/05_training.ipynb #c5bb0b15
 def random_state(
     device: torch.device | None = None, # a GPU's generator is included if this is one
 ) -> dict[str, Any]: # for `set_random_state`; fit for a checkpoint
@@ -160,7 +160,7 @@ def random_stream(
         stream.update(random_state(device))
         set_random_state(outside, device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #56dffd14
+# %% ../../nbs/toolkit/05_training.ipynb #a1aa7258
 def _tell_epoch(batches: Any, seed: int, epoch: int) -> None:
     "Calls `set_epoch` where there is one: on the batches, and on a DataLoader's sampler. A generator of its own is seeded."
     sampler = getattr(batches, "sampler", None)
@@ -185,7 +185,7 @@ def epoch_batches(
         if batch is StopIteration: return
         if number >= skip: yield batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #bf16e6e3
+# %% ../../nbs/toolkit/05_training.ipynb #e7515622
 def windows(
     batches: Iterable, # one epoch
     size: int, # batches in a window; the last one may have fewer
@@ -200,7 +200,7 @@ def windows(
     if window: yield window, not following
     if following: yield following, True
 
-# %% ../../nbs/toolkit/05_training.ipynb #73049fc8
+# %% ../../nbs/toolkit/05_training.ipynb #a78ad9f9
 def to_device(
     batch: Any, # tensors in tuples, lists, dicts or dataclasses, inside one another
     device: torch.device, # where to
@@ -214,13 +214,14 @@ def to_device(
         return replace(batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch) if f.init})
     return batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #4281d5b1
+# %% ../../nbs/toolkit/05_training.ipynb #c62b3d6f
 def make_accelerator(
     config: TrainingConfig, # mixed_precision, device
 ) -> Accelerator: # device, processes, gradient scaler
     "Hugging Face accelerate, set up for a configuration. Raises ValueError for fp16 without a GPU."
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized()) # one notebook may train in two precisions
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=config.device == "cpu", kwargs_handlers=[GradScalerKwargs(init_scale=2.**8)])
+    cpu = config.device == "cpu" or not torch.accelerator.is_available() # said out loud: otherwise torchrun's processes do not find each other
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=cpu, kwargs_handlers=[GradScalerKwargs(init_scale=2.**8)])
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("mixed_precision is 'fp16', and this machine trains on the CPU, which has no fp16 to gain from; use 'bf16' or 'no'")
     return accelerator
@@ -237,7 +238,7 @@ def sum_gradients(
     parts = accelerator.reduce(flat, "sum").split([p.numel() for p in used])
     for p, part in zip(used, parts): p.grad = part.view_as(p).to(p.dtype)
 
-# %% ../../nbs/toolkit/05_training.ipynb #b0f4eaf1
+# %% ../../nbs/toolkit/05_training.ipynb #05cb63ff
 class Engine:
     "A model with its optimizer, on its device: takes steps."
     def __init__(self,
@@ -320,7 +321,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
 
-# %% ../../nbs/toolkit/05_training.ipynb #f30ad494
+# %% ../../nbs/toolkit/05_training.ipynb #655ed30d
 @dataclass
 class Progress:
     "Where a run is."
@@ -335,7 +336,7 @@ class Progress:
     count: float = 0. # since the last row of the history
     history: list[dict] = field(default_factory=list) # one row every so many steps, and one per validation
 
-# %% ../../nbs/toolkit/05_training.ipynb #d23a1ac8
+# %% ../../nbs/toolkit/05_training.ipynb #ba5099f4
 class Callback:
     "Looks on while a `Trainer` works; override what you need. Methods are called on every process."
     def on_start(self, trainer: "Trainer") -> None: "Before the first step; `trainer.progress.step` is not 0 for a resumed run."
@@ -371,7 +372,7 @@ class LogFile(Callback):
     def on_save(self, trainer: "Trainer", folder: Path) -> None: self.write(trainer, f"saved {folder.name} at step {trainer.progress.step}")
     def on_end(self, trainer: "Trainer") -> None: self.write(trainer, f"ended at step {trainer.progress.step}: {trainer.stop_reason}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #dbbb14d7
+# %% ../../nbs/toolkit/05_training.ipynb #e353294d
 class TensorBoard(Callback):
     "output_dir/tensorboard: every number of the history. Rows after the step that a run resumes from are replaced."
     def on_start(self, trainer: "Trainer") -> None:
@@ -382,7 +383,7 @@ class TensorBoard(Callback):
             if key != "step": self.writer.add_scalar(key, value, row["step"])
     def on_end(self, trainer: "Trainer") -> None: self.writer.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #9569527a
+# %% ../../nbs/toolkit/05_training.ipynb #0a9af58e
 def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
@@ -417,7 +418,7 @@ def default_callbacks(
     if config.output_dir is not None and config.tensorboard and find_spec("tensorboard"): callbacks.append(TensorBoard())
     return callbacks
 
-# %% ../../nbs/toolkit/05_training.ipynb #35db877f
+# %% ../../nbs/toolkit/05_training.ipynb #558b9593
 @contextmanager
 def signals_as_requests(
     stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
@@ -434,7 +435,7 @@ def signals_as_requests(
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../../nbs/toolkit/05_training.ipynb #0ac4beaa
+# %% ../../nbs/toolkit/05_training.ipynb #989dd402
 class Trainer:
     """The course's training loop: an `Engine` that takes steps, and everything around them.
 
@@ -632,7 +633,7 @@ class Trainer:
         where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
         print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
 
-# %% ../../nbs/toolkit/05_training.ipynb #9141aca1
+# %% ../../nbs/toolkit/05_training.ipynb #0b07c775
 def start_run(
     trainer: Trainer, # whose run begins
 ) -> None:
@@ -668,7 +669,7 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
 
-# %% ../../nbs/toolkit/05_training.ipynb #b312a816
+# %% ../../nbs/toolkit/05_training.ipynb #4713cf11
 def resume_run(
     trainer: Trainer, # is brought to where the checkpoint in output_dir/last stands
 ) -> None:
