@@ -18,7 +18,7 @@ if [ -f "$stamp" ] && [ "$(sed -n 1p "$stamp")" = "$wanted" ] && [ "$(sed -n 2p 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 if [ -n "${PYTHON:-}" ]; then
   command -v "$PYTHON" >/dev/null 2>&1 || { echo "PYTHON=$PYTHON: no such command; Python 3.11 or newer is needed." >&2; exit 1; }
-  new_enough "$PYTHON" || { echo "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 || true); Python 3.11 or newer is needed." >&2; exit 1; }
+  new_enough "$PYTHON" || { echo "PYTHON=$PYTHON is $("$PYTHON" --version 2>/dev/null || echo "no working Python"); Python 3.11 or newer is needed." >&2; exit 1; }
 else
   for PYTHON in python3.14 python3.13 python3.12 python3.11 python3 none; do
     if command -v "$PYTHON" >/dev/null 2>&1 && new_enough "$PYTHON"; then break; fi
@@ -38,8 +38,8 @@ case "$($venv/bin/pip --version 2>/dev/null || true)" in
   "$PYTHON" -m venv --clear $venv || { echo "$PYTHON cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; } ;;
 esac
 rm -f "$stamp"
-echo "Installing the pinned versions (minutes the first time)"
-pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
+echo "Installing the pinned versions: minutes, and gigabytes where torch comes with CUDA (README: TORCH_INDEX)"
+pip="$venv/bin/python -m pip --disable-pip-version-check -qq"
 if [ -n "$index" ]; then
   $pip install --no-deps --index-url "$index" "$(grep '^torch==' constraints.txt)"
 fi
