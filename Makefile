@@ -28,7 +28,7 @@ setup: ## create .venv with the pinned versions (the other commands do this them
 
 lab: setup ## open JupyterLab on the course's first page
 	@$(WITH_VENV) $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$$PWD" \
-	  --LabApp.default_url=/lab/tree/$(LAB_PAGE) $(LAB_FLAGS)
+	  --LabApp.default_url=/lab/tree/$(LAB_PAGE) $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
 test: setup ## run every notebook and every test
 	@$(WITH_VENV) $(BIN)/python -m pytest --nbval --nbval-current-env -q -n $(WORKERS) --dist loadfile $(TESTS)
