@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Verdict', 'short', 'Comparison', 'has_shape', 'same', 'close', 'Case', 'check', 'prove_check']
 
-# %% ../../nbs/toolkit/06_checking.ipynb #317fe9e0
+# %% ../../nbs/toolkit/06_checking.ipynb #42712188
 import inspect
 import linecache
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/toolkit/06_checking.ipynb #4f3f2d9c
+# %% ../../nbs/toolkit/06_checking.ipynb #2d966ee0
 @dataclass(frozen=True)
 class Verdict:
     "What a check found; true only when everything held."
@@ -39,7 +39,7 @@ class Verdict:
 
     def __repr__(self) -> str: return "\n".join(self.lines())
 
-# %% ../../nbs/toolkit/06_checking.ipynb #26e25f52
+# %% ../../nbs/toolkit/06_checking.ipynb #e06f3b4a
 def short(
     value: Any, # what a function returned
     most: int = 12, # a tensor with more elements is told by its shape
@@ -55,7 +55,7 @@ def short(
     except Exception: text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
-# %% ../../nbs/toolkit/06_checking.ipynb #a05b2cc8
+# %% ../../nbs/toolkit/06_checking.ipynb #55be7ef4
 @dataclass(frozen=True)
 class Comparison:
     "True or false, with the reason."
@@ -64,7 +64,7 @@ class Comparison:
 
     def __bool__(self) -> bool: return self.holds
 
-# %% ../../nbs/toolkit/06_checking.ipynb #53b6bc3a
+# %% ../../nbs/toolkit/06_checking.ipynb #fafb65f6
 def has_shape(
     got: Any, # what the learner's function returned
     shape: Sequence[int], # the shape that it should have
@@ -80,7 +80,7 @@ def same(
     "Compares with `==`; for numbers and tensors take `close`."
     return Comparison(bool(got == expected), f"came {short(got)}, expected {short(expected)}")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #3097d2c6
+# %% ../../nbs/toolkit/06_checking.ipynb #a7fff57f
 def close(
     got: Any, # what the learner's function returned, or something computed from it
     expected: Any, # a tensor of the same shape, or a number that every element must be close to
@@ -102,7 +102,7 @@ def close(
     where = tuple(wrong.nonzero()[0].tolist())
     return Comparison(False, f"at {where} came {got[where].item():.4g}, expected {want[where].item():.4g} ({int(wrong.sum())} of {wrong.numel()} elements differ)")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #3f05be8c
+# %% ../../nbs/toolkit/06_checking.ipynb #22367df2
 def _copy(
     value: Any, # tensors, arrays, modules, and tuples, lists and dictionaries of them
 ) -> Any: # the same, sharing no memory; anything else as it is
@@ -124,7 +124,7 @@ def _same(
     if type(before) in (tuple, list): return len(before) == len(after) and all(map(_same, before, after))
     return True
 
-# %% ../../nbs/toolkit/06_checking.ipynb #c18f5b5b
+# %% ../../nbs/toolkit/06_checking.ipynb #0ddd3021
 class _Failed(Exception):
     "A property fails; the message says why."
 
@@ -144,7 +144,7 @@ class _Guard:
             if not _same(was, kwargs[key]): raise _Failed(f"it changes its input: {key} was {short(was)}, is {short(kwargs[key])} afterwards")
         return result
 
-# %% ../../nbs/toolkit/06_checking.ipynb #e80b1356
+# %% ../../nbs/toolkit/06_checking.ipynb #4ef8f876
 def _told(
     error: BaseException, # what was raised
     guard: _Guard, # around the learner's function
@@ -161,12 +161,12 @@ def _told(
         trace = trace.tb_next
     return f"it raised {said}{place}"
 
-# %% ../../nbs/toolkit/06_checking.ipynb #cc52a37a
+# %% ../../nbs/toolkit/06_checking.ipynb #0cbb5ae8
 class Case:
     "Inputs for the learner's function, when some go by name: `Case(scores, mask=None)`."
     def __init__(self, *args: Any, **kwargs: Any): self.args, self.kwargs = args, kwargs
 
-# %% ../../nbs/toolkit/06_checking.ipynb #3d2824a7
+# %% ../../nbs/toolkit/06_checking.ipynb #765c8a3e
 def _holds(
     outcome: Any, # what a property returned
     guard: _Guard, # around the learner's function
@@ -194,7 +194,7 @@ def _try(
     except BaseException as error: return "failed", _told(error, guard)
     return "passed", ""
 
-# %% ../../nbs/toolkit/06_checking.ipynb #fa722171
+# %% ../../nbs/toolkit/06_checking.ipynb #6965ada8
 def check(
     function: Callable, # the learner's function, not called yet
     cases: Mapping[str, Any], # inputs by name: a tuple of arguments, or a `Case`
@@ -218,7 +218,7 @@ def check(
         held.append(says)
     return Verdict(name, "passed", tuple(held))
 
-# %% ../../nbs/toolkit/06_checking.ipynb #703b9a0d
+# %% ../../nbs/toolkit/06_checking.ipynb #50d5bef4
 def prove_check(
     check_answer: Callable[[Callable], Verdict], # a check, such as `check_softmax`
     right: Sequence[Callable], # at least two right answers, written in different ways

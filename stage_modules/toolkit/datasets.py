@@ -6,7 +6,7 @@
 __all__ = ['Entry', 'read_registry', 'registry', 'available', 'data_folder', 'is_available', 'FetchError', 'fetch',
            'fetch_folder']
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #8645d43d
+# %% ../../nbs/toolkit/03_datasets.ipynb #0298c2bc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import pooch
 
 from .errors import DataError
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #d93a2524
+# %% ../../nbs/toolkit/03_datasets.ipynb #28929460
 @dataclass(frozen=True)
 class Entry:
     "What the registry knows about one file."
     sha256: str # checksum, 64 hexadecimal digits
     url: str # where it can be downloaded
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #3d76d718
+# %% ../../nbs/toolkit/03_datasets.ipynb #9f9dcc43
 def read_registry(
     text: str, # lines `name sha256 url`; empty lines and lines that begin with # are skipped
 ) -> dict[str, Entry]: # by name, in the order of the lines
@@ -39,7 +39,7 @@ def read_registry(
         entries[parts[0]] = Entry(*parts[1:])
     return entries
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #43dcfff8
+# %% ../../nbs/toolkit/03_datasets.ipynb #8597de19
 def registry() -> dict[str, Entry]: # by name
     "The course's registry, from the file `registry.txt` beside this module."
     return read_registry(files("stage_modules.toolkit").joinpath("registry.txt").read_text(encoding="utf-8"))
@@ -50,12 +50,12 @@ def available(
     "The data sets that can be fetched by name."
     return [name for name in registry() if name.startswith(prefix)]
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #450c7ff7
+# %% ../../nbs/toolkit/03_datasets.ipynb #e15641c1
 def data_folder() -> Path:
     "Where data sets are kept: the folder in the environment variable `STAGE_DATA_DIR`, else `stage_modules` in the user's cache folder."
     return Path(os.environ.get("STAGE_DATA_DIR") or pooch.os_cache("stage_modules")).expanduser()
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #9b26de7a
+# %% ../../nbs/toolkit/03_datasets.ipynb #332f454f
 def is_available(
     name: str, # as in `available()`
     folder: str | os.PathLike | None = None, # where to look; `data_folder()` when None
@@ -63,7 +63,7 @@ def is_available(
     "Whether a data set is on this machine, so that `fetch` needs no network."
     return (Path(folder or data_folder()) / name).is_file()
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #c3367f94
+# %% ../../nbs/toolkit/03_datasets.ipynb #f40e12e7
 class FetchError(DataError):
     "A data set cannot be used: not here and not to be downloaded, or its checksum is wrong. Attributes `name`, `url`, `path`."
     def __init__(self,
@@ -78,7 +78,7 @@ class FetchError(DataError):
 
     def __str__(self) -> str: return self.message # which says where
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #20fd5f1d
+# %% ../../nbs/toolkit/03_datasets.ipynb #ff627cc0
 def _missing(
     name: str, entry: Entry, path: Path, # what, from where, to where
     reason: str, # why the download failed
@@ -95,7 +95,7 @@ def _check(
     if found != entry.sha256: raise FetchError(f"{path} is not the file that the registry means, and is left as it is.\n"
         f"  its SHA-256: {found}\n  expected:    {entry.sha256}\nMove it away to download it again from {entry.url}", name, entry.url, path)
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #49d89390
+# %% ../../nbs/toolkit/03_datasets.ipynb #80de16c5
 def _download(
     name: str, entry: Entry, folder: Path, progress: bool, # what, from where, to where
 ) -> None:
@@ -111,7 +111,7 @@ def _download(
         if not path.is_file(): raise _missing(name, entry, path, f"{type(error).__name__}: {error}") from error
         _check(name, entry, path) # another process was quicker
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #b7e46b6e
+# %% ../../nbs/toolkit/03_datasets.ipynb #c9134740
 def fetch(
     name: str, # as in `available()`, such as "tatoeba/fra-eng.zip"
     folder: str | os.PathLike | None = None, # where to keep it; `data_folder()` when None
@@ -129,7 +129,7 @@ def fetch(
     else: _download(name, entries[name], folder, progress)
     return folder / name
 
-# %% ../../nbs/toolkit/03_datasets.ipynb #b970fe2c
+# %% ../../nbs/toolkit/03_datasets.ipynb #d965835b
 def fetch_folder(
     prefix: str, # a folder in the registry, such as "cmu-mocap"
     folder: str | os.PathLike | None = None, # where to keep it; `data_folder()` when None

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DataError', 'CheckpointError', 'ShapeError', 'check_shape']
 
-# %% ../../nbs/toolkit/01_errors.ipynb #7dd7f7f3
+# %% ../../nbs/toolkit/01_errors.ipynb #c09aacf8
 from os import PathLike
 from typing import Any
 
-# %% ../../nbs/toolkit/01_errors.ipynb #19d4cafe
+# %% ../../nbs/toolkit/01_errors.ipynb #437eb16d
 class DataError(ValueError):
     "A data file cannot be used; reads `path:line: message`, with as much of it as is known."
     def __init__(self,
@@ -25,7 +25,7 @@ class DataError(ValueError):
         if self.path is None and self.line is not None: place = [f"line {self.line}"]
         return ": ".join([":".join(place), self.message] if place else [self.message])
 
-# %% ../../nbs/toolkit/01_errors.ipynb #1575ad0c
+# %% ../../nbs/toolkit/01_errors.ipynb #c697d465
 class CheckpointError(ValueError):
     "A checkpoint cannot be used: truncated, foreign, or made by a different model; reads `path: message`."
     def __init__(self,
@@ -38,11 +38,11 @@ class CheckpointError(ValueError):
     def __str__(self) -> str:
         return self.message if self.path is None else f"{self.path}: {self.message}"
 
-# %% ../../nbs/toolkit/01_errors.ipynb #904eab06
+# %% ../../nbs/toolkit/01_errors.ipynb #cc2c6886
 class ShapeError(ValueError):
     "A tensor's shape is not the one that the code is written for."
 
-# %% ../../nbs/toolkit/01_errors.ipynb #1235b850
+# %% ../../nbs/toolkit/01_errors.ipynb #366751f1
 def _mismatch(
     shape: tuple[int, ...], # what came
     axes: list[str], # the pattern's words, without "..."
@@ -56,7 +56,7 @@ def _mismatch(
         want = int(axis) if axis.isdecimal() else sizes.setdefault(axis, got)
         if got != want: return f"an axis of {axis} came with {got}" if axis.isdecimal() else f"{axis} is {got}, not {want}"
 
-# %% ../../nbs/toolkit/01_errors.ipynb #613a5e64
+# %% ../../nbs/toolkit/01_errors.ipynb #411cc13a
 def check_shape(
     tensor: Any, # anything with a `.shape`: a torch tensor, a numpy array
     name: str, # what the caller calls it, for the message

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['slider', 'choice', 'tick_box', 'text_field', 'control', 'Explorer', 'explorer']
 
-# %% ../../nbs/toolkit/07_explore.ipynb #86a679a6
+# %% ../../nbs/toolkit/07_explore.ipynb #9899334e
 import base64
 import html
 import io
@@ -19,10 +19,10 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
 
-# %% ../../nbs/toolkit/07_explore.ipynb #94fd11c9
+# %% ../../nbs/toolkit/07_explore.ipynb #ffa828bf
 LABEL = {"description_width": "initial"} # labels are not cut off
 
-# %% ../../nbs/toolkit/07_explore.ipynb #9575dfc4
+# %% ../../nbs/toolkit/07_explore.ipynb #9bffca69
 def slider(
     low: float, high: float, # the ends
     value: float | None = None, # where it stands at first; the middle when None
@@ -35,7 +35,7 @@ def slider(
     value = value if value is not None else (low + high) // 2 if whole else (low + high) / 2
     return kind(value=value, min=low, max=high, step=step, description=label, style=LABEL)
 
-# %% ../../nbs/toolkit/07_explore.ipynb #5b87caab
+# %% ../../nbs/toolkit/07_explore.ipynb #7fabb1ac
 def choice(
     options: Sequence[Any], # what can be chosen: values, or (label, value) pairs
     value: Any = None, # what is chosen at first; the first option when None
@@ -58,7 +58,7 @@ def text_field(
     "A line of text."
     return widgets.Text(value=value, description=label, style=LABEL, continuous_update=False, layout=widgets.Layout(width="60%"))
 
-# %% ../../nbs/toolkit/07_explore.ipynb #fefcfc17
+# %% ../../nbs/toolkit/07_explore.ipynb #9705e1e7
 def control(
     spec: Any, # a widget; `(low, high)` or `(low, high, value)`; a list to choose from; True or False; a text
     label: str, # what stands before it, unless the widget has its own label
@@ -73,7 +73,7 @@ def control(
     spec.description = spec.description or label.replace("_", " ")
     return spec
 
-# %% ../../nbs/toolkit/07_explore.ipynb #3f39934b
+# %% ../../nbs/toolkit/07_explore.ipynb #3cb212e2
 def _figure(
     drawn: Any, # what the draw function returned
 ) -> Figure:
@@ -93,7 +93,7 @@ def _as_html(
     picture = base64.b64encode(memory.getvalue()).decode()
     return f'<img alt="{html.escape(alt)}" style="width:{wide:.0f}px;max-width:100%" src="data:image/png;base64,{picture}">'
 
-# %% ../../nbs/toolkit/07_explore.ipynb #df029f70
+# %% ../../nbs/toolkit/07_explore.ipynb #97286174
 class Explorer:
     "Controls above a figure that redraws; the last expression of a cell shows it. Made by `explorer`."
     def __init__(self,
@@ -126,7 +126,7 @@ class Explorer:
             self.redraw()
             display(widgets.VBox([*self.controls.values(), self.picture]))
 
-# %% ../../nbs/toolkit/07_explore.ipynb #7d5bb455
+# %% ../../nbs/toolkit/07_explore.ipynb #9669951d
 def explorer(
     draw: Callable[..., Any], # gets each control's value by name, returns a Figure or Axes
     controls: Mapping[str, Any], # by the names of `draw`'s parameters: widgets, or plain values as in `control`
