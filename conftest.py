@@ -2,6 +2,9 @@
 import json
 import os
 import re
+import shutil
+import sys
+import tempfile
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -16,12 +19,30 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or every kernel 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warn after every fork
 if "STAGE_DATA_DIR" not in os.environ and SHARED_DATA.is_dir():
     os.environ["STAGE_DATA_DIR"] = str(SHARED_DATA)
+MY_IPYTHONDIR = None if "IPYTHONDIR" in os.environ else tempfile.mkdtemp(prefix="ipython-")
+if MY_IPYTHONDIR: os.environ["IPYTHONDIR"] = MY_IPYTHONDIR  # no reader's own start-up files, and no history left in theirs
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # share the cores out, before anything imports torch
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 # ------------------------------------------------------------------ notebooks
+
+
+def pytest_configure(config):
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ: config.option.color = "no"  # nbval colours its reports on its own
+    if not (config.getoption("nbval", False) or config.getoption("nbval_lax", False)): return
+    from nbval.kernel import RunningKernel
+
+    def execute_cell_input(self, cell_input, allow_stdin=None):
+        """Run a cell as JupyterLab does, with history: without it IPython shows the value of a last line that ends in `;`."""
+        return self.kc.execute(cell_input, allow_stdin=allow_stdin, stop_on_error=False)
+
+    RunningKernel.execute_cell_input = execute_cell_input
+
+
+def pytest_unconfigure():
+    if MY_IPYTHONDIR: shutil.rmtree(MY_IPYTHONDIR, ignore_errors=True)
 
 
 @cache
