@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from stage_modules.attention import (
-    MultiHeadAttention, additive_score, causal_mask, dot_score, general_score, masked_softmax, padding_mask, scaled_dot_product_attention,
-    scaled_dot_score)
+    LearnedPositions, MultiHeadAttention, RotaryMultiHeadAttention, RotaryPositions, SinusoidalPositions, additive_score, causal_mask, dot_score, general_score, masked_softmax, padding_mask, scaled_dot_product_attention,
+    scaled_dot_score, sinusoidal_positions)
 from stage_modules.toolkit.errors import ShapeError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -116,6 +116,26 @@ def test_a_query_that_may_look_nowhere_is_silent(problem, need_weights):
     context, grads = gradients(lambda *x: scaled_dot_product_attention(*x, mask, need_weights=need_weights)[0], query, key, value)
     assert (context[..., 0, :] == 0).all() and (grads[0][..., 0, :] == 0).all()
     assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("mask", [torch.zeros(3, 4, dtype=torch.bool), torch.tensor([[True], [False], [True]]), torch.tensor(False)])
+def test_no_nan_is_made_on_the_way_either(mask, need_weights):
+    "Anomaly mode raises where any backward step makes a NaN, also one that a later step would cover up."
+    query, key = torch.randn(2, 3, 5, requires_grad=True), torch.randn(2, 4, 5, requires_grad=True)
+    with torch.autograd.detect_anomaly(check_nan=True):
+        scaled_dot_product_attention(query, key, key, mask, need_weights=need_weights)[0].sum().backward()
+
+
+def test_the_fused_kernel_is_never_asked_about_an_empty_row(monkeypatch):
+    "What it answers has changed between versions and differs between devices."
+    seen, kernel = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x, attn_mask=None, **more: (seen.append(attn_mask), kernel(*x, attn_mask=attn_mask, **more))[1])
+    query, mask = torch.randn(2, 3, 4), torch.rand(2, 3, 3) > .3
+    mask[1, 2] = False
+    scaled_dot_product_attention(query, query, query, mask, need_weights=False)
+    assert len(seen) == 1 and seen[0].any(-1).all()
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -225,6 +245,17 @@ def test_multihead_agrees_with_torch(H, d, B, T, S, bias, use_attn_mask, need_we
         torch.testing.assert_close(ours(query, key, value, key_mask, attn_mask, True)[1], expected, rtol=0, atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_multihead_agrees_with_torch_when_tensors_are_shared(need_weights):
+    "Keys and values of one tensor are projected together; queries too may be the same tensor."
+    torch.manual_seed(0)
+    theirs, ours = twins(12, 3, True)
+    x, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 12)
+    for query, key in (x, x), (x, memory):
+        torch.testing.assert_close(ours(query, key, key, need_weights=need_weights)[0], theirs(query, key, key)[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(query, key, key)[0], ours(query, key, key.clone())[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_multihead_parameters_are_those_of_torch(bias):
     theirs, ours = twins(12, 3, bias)
@@ -299,4 +330,59 @@ def test_multihead_names_what_does_not_fit():
     with pytest.raises(ShapeError, match="attn_mask"): attention(x, x, x, attn_mask=torch.ones(2, 5, 5, 5, 5, dtype=torch.bool))
     with pytest.raises(ShapeError, match="attn_mask"): attention(torch.randn(3, 5, 8), torch.randn(3, 5, 8), torch.randn(3, 5, 8), attn_mask=torch.ones(3, 5, 5, dtype=torch.bool))
     with pytest.raises(TypeError, match="key_mask"): attention(x, x, x, key_mask=torch.ones(2, 5))
-    with pytest.raises(TypeError, match="attn_mask"): attention(x, x, x, attn_mask=torch.zeros(5, 5))
+    for key_mask in (None, padding_mask([5, 3])):
+        with pytest.raises(TypeError, match="attn_mask"): attention(x, x, x, key_mask=key_mask, attn_mask=torch.zeros(5, 5))
+
+
+# Positions
+
+@quick
+@given(st.integers(1, 40), st.integers(0, 100_000), st.integers(1, 300))
+def test_sinusoids_are_sines_of_the_published_angles(half, position, base):
+    import numpy as np
+    row = sinusoidal_positions(torch.tensor([position]), 2 * half, float(base))[0]
+    angles = position / float(base) ** (2 * np.arange(half) / (2 * half)) # in numpy, as the paper writes it
+    np.testing.assert_allclose(row[0::2], np.sin(angles), atol=1e-5)
+    np.testing.assert_allclose(row[1::2], np.cos(angles), atol=1e-5)
+
+
+@quick
+@given(st.integers(1, 16), st.integers(0, 5_000), st.integers(0, 5_000), st.integers(-500, 500), st.integers(0, 2 ** 20))
+def test_rotary_scores_depend_on_the_difference_only(half, p, s, shift, seed):
+    torch.manual_seed(seed)
+    query, key, rotary = torch.randn(1, 2 * half).double(), torch.randn(1, 2 * half).double(), RotaryPositions()
+    shift = max(shift, -min(p, s))
+    score = rotary(query, p) @ rotary(key, s).T
+    torch.testing.assert_close(rotary(query, p + shift) @ rotary(key, s + shift).T, score, rtol=0, atol=1e-8)
+    pairs = (torch.view_as_complex(x.unflatten(-1, (-1, 2))) for x in (query, key)) # the same with complex numbers
+    speeds = 10_000. ** (-torch.arange(half, dtype=torch.float64) / half)
+    q, k = pairs
+    torch.testing.assert_close((q * k.conj() * torch.polar(torch.ones(half).double(), (p - s) * speeds)).real.sum(), score.squeeze(), rtol=0, atol=1e-8)
+    torch.testing.assert_close(rotary(query, p).norm(), query.norm())
+
+
+@pytest.mark.parametrize("positions", [SinusoidalPositions(), LearnedPositions(12, 8), RotaryPositions()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pieces_of_a_sentence_stand_where_they_stood(positions, dtype):
+    x = torch.randn(2, 12, 8, dtype=dtype)
+    positions = positions.to(dtype)
+    whole = positions(x)
+    assert whole.dtype == dtype and whole.shape == x.shape
+    torch.testing.assert_close(torch.cat([positions(x[:, :5]), positions(x[:, 5:6], start=5), positions(x[:, 6:], start=6)], 1), whole)
+    assert not list(positions.buffers()) and set(positions.state_dict()) <= {"table"} # nothing to save but what is learned
+
+
+def test_rotary_attention_decodes_step_by_step_and_moves_freely():
+    torch.manual_seed(0)
+    attention, x = RotaryMultiHeadAttention(16, 2), torch.randn(2, 6, 16)
+    at_once, _ = attention(x, x, x, attn_mask=causal_mask(6))
+    for origin in (0, 300):
+        cache, outputs = [], []
+        for t in range(6):
+            cache.append(attention.project_keys_values(x[:, t:t + 1], start=origin + t))
+            keys, values = (torch.cat(parts, 2) for parts in zip(*cache))
+            outputs.append(attention.attend(attention.project_query(x[:, t:t + 1], start=origin + t), keys, values)[0])
+        torch.testing.assert_close(torch.cat(outputs, 1), at_once, rtol=0, atol=1e-5)
+    plain = MultiHeadAttention(16, 2)
+    plain.load_state_dict(attention.state_dict()) # the same parameters
+    assert not torch.allclose(plain(x, x, x)[0], attention(x, x, x)[0], atol=1e-3)
