@@ -126,6 +126,13 @@ def test_saved_outputs_hold_no_error_and_no_path_of_one_machine(notebook):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_the_first_cell_is_a_title_and_one_line(notebook):
+    "nbdev makes the page's title and description of it, and drops whatever else stands there."
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    assert first["cell_type"] == "markdown" and re.fullmatch(r"# .+\n\n> [^\n]+\n?", source(first)), f"{name(notebook)}: {source(first)[:200]}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
 def test_figures_have_alt_text(notebook):
     for number, cell in enumerate(cells(notebook)):
         drawn = any(kind.startswith("image/") for output in cell["outputs"] for kind in output.get("data", {}))

@@ -82,7 +82,7 @@ def test_a_formula_that_is_not_tex_is_reported(tmp_path):
 
 def test_headings_go_over_the_code_that_they_name():
     code = {"cell_type": "code", "id": "a", "metadata": {}, "source": ["#| export\n", "def f(): ..."], "outputs": []}
-    shown = {"cell_type": "code", "id": "b", "metadata": {}, "has_sd": True, "source": ["show_doc(f)"], "outputs": [{"data": {"text/markdown": ["---\n", "\n", "### f\n", "\n", "```python\n", "def f()\n", "```"]}}]}
+    shown = {"cell_type": "code", "id": "b", "metadata": {}, "has_sd": True, "source": ["#| echo: false\n", "show_doc(f)"], "outputs": []}
     hidden = {"cell_type": "code", "id": "c", "metadata": {}, "source": ["#| hide\n", "1"], "outputs": []}
     notebook = {"cells": [code, shown, hidden]}
     build_site.headings_over_code(notebook)

@@ -25,7 +25,7 @@ LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")  # the target of a Markd
 
 
 def prepare() -> None:
-    "Let nbdev write what the renderer reads into _proc: pages with `show_doc` tables and without the cells that hide."
+    "Let nbdev write what the renderer reads into _proc, and finish it."
     from nbdev import doclinks
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
     from nbdev.serve import proc_nbs
@@ -45,21 +45,20 @@ def prepare() -> None:
 
 
 def headings_over_code(notebook: dict) -> None:
-    """Put the heading that nbdev makes for a definition (its anchor, its place in the table of contents) over the code.
+    """Put a heading (an anchor, a place in the table of contents) over the code of each definition that is exported.
 
-    nbdev adds a cell after the code that shows the name, the signature and the docstring. Here the code itself is on
-    the page, with its comment for each parameter, so that only the heading is kept."""
+    nbdev adds a `show_doc` cell after each. Here the code itself is on the page, with its comment for each parameter, so
+    that all it gives is the name."""
     hidden = re.compile(r"^#\|\s*(hide|default_exp)\b", re.M)
     done = []
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and hidden.search("".join(cell["source"])): continue
-        if not cell.pop("has_sd", False):
-            done.append(cell)
-            continue
-        shown = "".join(line for output in cell["outputs"] for line in output.get("data", {}).get("text/markdown", []))
-        heading = re.search(r"^#+ .*$", shown, re.M)
-        made = {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": heading[0] if heading else shown}
-        done.insert(len(done) - 1, made)  # the code is the last cell so far; several names keep their order
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and hidden.search(source): continue
+        name = re.search(r"^show_doc\(([\w.]+)", source, re.M) if cell.pop("has_sd", False) else None
+        if not name: done.append(cell)
+        else: # the code is the last cell so far; several names keep their order
+            made = {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": f"{'####' if '.' in name[1] else '###'} {name[1]}"}
+            done.insert(len(done) - 1, made)
     notebook["cells"] = done
 
 
@@ -119,7 +118,7 @@ def with_smalldocs() -> list[str]:
     shutil.copytree(CACHE / "fonts", OUT / "fonts", dirs_exist_ok=True)
     failed = [f"{page.relative_to(OUT)}: {problem}" for page in sorted(OUT.rglob("*.html")) for problem in formulas(page)]
     # Broken links are left to tools/check_links.py, which sees both renderers' pages and anchors too.
-    mended = "html-math-method", "output-file", "broken link"
+    mended = "html-math-method", "format.html.grid", "output-file", "broken link"
     return [warning for warning in site.warnings if not any(word in warning for word in mended)] + failed
 
 
