@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['slider', 'choice', 'tick_box', 'text_field', 'control', 'Explorer', 'explorer']
 
-# %% ../../nbs/toolkit/07_explore.ipynb #9899334e
+# %% ../../nbs/toolkit/07_explore.ipynb #e080834b
 import base64
 import html
 import io
@@ -19,10 +19,10 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
 
-# %% ../../nbs/toolkit/07_explore.ipynb #ffa828bf
+# %% ../../nbs/toolkit/07_explore.ipynb #94fa65c3
 LABEL = {"description_width": "initial"} # labels are not cut off
 
-# %% ../../nbs/toolkit/07_explore.ipynb #9bffca69
+# %% ../../nbs/toolkit/07_explore.ipynb #79936093
 def slider(
     low: float, high: float, # the ends
     value: float | None = None, # where it stands at first; the middle when None
@@ -35,7 +35,7 @@ def slider(
     value = value if value is not None else (low + high) // 2 if whole else (low + high) / 2
     return kind(value=value, min=low, max=high, step=step, description=label, style=LABEL)
 
-# %% ../../nbs/toolkit/07_explore.ipynb #7fabb1ac
+# %% ../../nbs/toolkit/07_explore.ipynb #4d694a63
 def choice(
     options: Sequence[Any], # what can be chosen: values, or (label, value) pairs
     value: Any = None, # what is chosen at first; the first option when None
@@ -58,7 +58,7 @@ def text_field(
     "A line of text."
     return widgets.Text(value=value, description=label, style=LABEL, continuous_update=False, layout=widgets.Layout(width="60%"))
 
-# %% ../../nbs/toolkit/07_explore.ipynb #9705e1e7
+# %% ../../nbs/toolkit/07_explore.ipynb #b421a268
 def control(
     spec: Any, # a widget; `(low, high)` or `(low, high, value)`; a list to choose from; True or False; a text
     label: str, # what stands before it, unless the widget has its own label
@@ -73,7 +73,7 @@ def control(
     spec.description = spec.description or label.replace("_", " ")
     return spec
 
-# %% ../../nbs/toolkit/07_explore.ipynb #3cb212e2
+# %% ../../nbs/toolkit/07_explore.ipynb #e8b7247e
 def _figure(
     drawn: Any, # what the draw function returned
 ) -> Figure:
@@ -88,12 +88,13 @@ def _as_html(
 ) -> str: # an <img> with the picture inside; the figure is closed
     "A picture for an HTML widget, sharp on fine screens too."
     memory, wide = io.BytesIO(), figure.get_figwidth() * 100
-    figure.savefig(memory, format="png", dpi=150)
+    figure.draw_without_rendering() # the layout settles in two passes; saving makes the second
+    with plt.rc_context({"savefig.bbox": "standard"}): figure.savefig(memory, format="png", dpi=150) # whole: nothing jumps as you slide
     plt.close(figure)
     picture = base64.b64encode(memory.getvalue()).decode()
     return f'<img alt="{html.escape(alt)}" style="width:{wide:.0f}px;max-width:100%" src="data:image/png;base64,{picture}">'
 
-# %% ../../nbs/toolkit/07_explore.ipynb #97286174
+# %% ../../nbs/toolkit/07_explore.ipynb #2a9e1bde
 class Explorer:
     "Controls above a figure that redraws; the last expression of a cell shows it. Made by `explorer`."
     def __init__(self,
@@ -126,7 +127,7 @@ class Explorer:
             self.redraw()
             display(widgets.VBox([*self.controls.values(), self.picture]))
 
-# %% ../../nbs/toolkit/07_explore.ipynb #9669951d
+# %% ../../nbs/toolkit/07_explore.ipynb #d949f6e2
 def explorer(
     draw: Callable[..., Any], # gets each control's value by name, returns a Figure or Axes
     controls: Mapping[str, Any], # by the names of `draw`'s parameters: widgets, or plain values as in `control`

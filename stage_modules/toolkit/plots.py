@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'MASKED', 'use_style', 'attention_heatmap', 'attention_heads', 'training_curves', 'comparison_bars']
 
-# %% ../../nbs/toolkit/02_plots.ipynb #8fe2ef29
+# %% ../../nbs/toolkit/02_plots.ipynb #78acc926
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,18 +18,18 @@ from matplotlib.ticker import MaxNLocator
 
 from .errors import check_shape
 
-# %% ../../nbs/toolkit/02_plots.ipynb #b84da7ce
+# %% ../../nbs/toolkit/02_plots.ipynb #4a410e82
 PALETTE = ["#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73"] # Okabe and Ito 2008
 MASKED = "#E4E4E4" # ground under cells that hold no number, hatched besides
 
-# %% ../../nbs/toolkit/02_plots.ipynb #0ff05f2a
+# %% ../../nbs/toolkit/02_plots.ipynb #fc088ed0
 def use_style() -> None:
     "Sets the course's look for all figures drawn afterwards: colours, open axes, a layout that keeps labels inside."
     sns.set_theme(style="ticks", palette=PALETTE, font_scale=0.9, rc={
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 11,
-        "axes.grid": False, "legend.frameon": False, "figure.constrained_layout.use": True, "figure.dpi": 100})
+        "axes.grid": False, "legend.frameon": False, "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.bbox": "tight"})
 
-# %% ../../nbs/toolkit/02_plots.ipynb #455945cc
+# %% ../../nbs/toolkit/02_plots.ipynb #74385c55
 def _array(
     values: Any, # tensor on any device, with or without gradient, or anything that numpy takes
 ) -> np.ndarray: # float, on the CPU
@@ -44,7 +44,7 @@ def _label(
     text = str(token).replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
     return text if text.strip() else "␣" * max(len(text), 1)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #21601b92
+# %% ../../nbs/toolkit/02_plots.ipynb #a9e52b3d
 def _cell_inches(
     cells: int, # along the longer side
 ) -> float: # width of one cell
@@ -58,7 +58,7 @@ def _margins(
     longest = lambda labels: max((len(str(t)) for t in labels), default=1) if labels is not None else 2
     return 0.7 + 0.085 * longest(y_labels), 0.8 + 0.085 * longest(x_labels)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #e877b8bd
+# %% ../../nbs/toolkit/02_plots.ipynb #adf2cbe4
 def _tick_labels(
     ax: Axes, labels: Sequence | None, which: str, count: int, # `which` is "x" or "y"
 ) -> None:
@@ -71,7 +71,7 @@ def _tick_labels(
     axis.set_ticks(ticks + 0.5, texts, fontsize=size, rotation=90 if which == "x" and max(map(len, texts), default=0) > 3 else 0)
     axis.set_tick_params(length=2)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #007da4d9
+# %% ../../nbs/toolkit/02_plots.ipynb #7925ad67
 def _limits(
     array: np.ndarray, # the numbers, NaN and infinities among them
 ) -> dict: # keywords for `seaborn.heatmap`
@@ -81,7 +81,7 @@ def _limits(
     if low < 0: return dict(cmap="vlag", vmin=-max(high, -low), vmax=max(high, -low))
     return dict(cmap="mako_r", vmin=0., vmax=high or 1.)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #038d470f
+# %% ../../nbs/toolkit/02_plots.ipynb #84159100
 def _draw_map(
     ax: Axes, array: np.ndarray, x_labels: Sequence | None, y_labels: Sequence | None, annotate: bool, limits: dict,
 ) -> None:
@@ -101,7 +101,7 @@ def _colorbar(
     bar.yaxis.set_major_locator(MaxNLocator(min(5, max(rows, 1)), min_n_ticks=2))
     bar.tick_params(labelsize=8, length=2)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #5954c035
+# %% ../../nbs/toolkit/02_plots.ipynb #ef6d5fc1
 def attention_heatmap(
     weights: Any, # (T, S): a row for each query, a column for each key; NaN or infinite where masked
     x_labels: Sequence | None = None, # S tokens along x; position numbers when None
@@ -122,14 +122,14 @@ def attention_heatmap(
     rows, cols = array.shape
     if ax is None:
         cell, (wide, high) = max(_cell_inches(max(rows, cols)), 0.42 if annotate else 0), _margins(x_labels, y_labels)
-        ax = plt.figure(figsize=(max(cols * cell + wide + 0.6 * colorbar, 0.5 + 0.085 * len(title or "")), rows * cell + high), layout="constrained").add_subplot()
+        ax = plt.figure(figsize=(max(cols * cell + wide + 0.6 * colorbar, 0.5 + 0.085 * len(title or "")), max(rows * cell + high, 0.4 + 0.085 * len(ylabel))), layout="constrained").add_subplot()
     _draw_map(ax, array, x_labels, y_labels, annotate, _limits(array) | ({} if vmax is None else {"vmax": vmax}))
     if colorbar: _colorbar(ax, rows, cols)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title: ax.set_title(title)
     return ax
 
-# %% ../../nbs/toolkit/02_plots.ipynb #00a6c97c
+# %% ../../nbs/toolkit/02_plots.ipynb #3d1273a0
 def attention_heads(
     weights: Any, # (H, T, S): one map for each head
     x_labels: Sequence | None = None, # S tokens along x
@@ -158,7 +158,7 @@ def attention_heads(
     if title: figure.suptitle(title, fontsize=11)
     return figure
 
-# %% ../../nbs/toolkit/02_plots.ipynb #210fc5d0
+# %% ../../nbs/toolkit/02_plots.ipynb #c4652600
 def training_curves(
     history: list[dict], # what a run noted: [{"step": 10, "loss": 2.1}, {"step": 20, "loss": 1.7, "valid_loss": 1.9}, ...]
     keys: Sequence[str] = ("loss", "valid_loss"), # one curve for each; those that no entry has are left out
@@ -182,7 +182,7 @@ def training_curves(
     if title: ax.set_title(title)
     return ax
 
-# %% ../../nbs/toolkit/02_plots.ipynb #38746130
+# %% ../../nbs/toolkit/02_plots.ipynb #f8254404
 def comparison_bars(
     values: Mapping[str, float], # one bar for each name, the first on top; NaN for "not measured"
     title: str | None = None, # what the reader should see
