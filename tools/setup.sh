@@ -10,10 +10,10 @@ stamp=$venv/.stage_modules # written last, so that an interrupted install has no
 # What was asked for: where the checkout lies, what is to be installed, and which torch.
 wanted=$(printf '%s\n' "$PWD"; cat constraints.txt settings.ini setup.py pyproject.toml tools/overrides.json)
 wanted=$(printf '%s' "$wanted" | cksum)
-index=${TORCH_INDEX:-}
-if [ -f "$stamp" ] && [ -z "$index" ]; then index=$(sed -n 2p "$stamp"); fi # stay with the torch that was chosen
-if [ -f "$stamp" ] && [ "$(sed -n 1p "$stamp")" = "$wanted" ] && [ "$(sed -n 2p "$stamp")" = "$index" ] \
-  && [ -x $venv/bin/python ]; then exit 0; fi
+had='' before=''
+if [ -f "$stamp" ]; then had=$(sed -n 1p "$stamp") before=$(sed -n 2p "$stamp"); fi
+index=${TORCH_INDEX:-$before} # stay with the torch that was chosen
+if [ -n "$had" ] && [ "$had" = "$wanted" ] && [ "$before" = "$index" ] && [ -x $venv/bin/python ]; then exit 0; fi
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 if [ -n "${PYTHON:-}" ]; then
@@ -41,7 +41,9 @@ rm -f "$stamp"
 echo "Installing the pinned versions: minutes, and gigabytes where torch comes with CUDA (README: TORCH_INDEX)"
 pip="$venv/bin/python -m pip --disable-pip-version-check -qq"
 if [ -n "$index" ]; then
-  $pip install --no-deps --index-url "$index" "$(grep '^torch==' constraints.txt)"
+  again=''
+  [ "$before" = "$index" ] || again=--force-reinstall # the same version from another index is another build
+  $pip install $again --no-deps --index-url "$index" "$(grep '^torch==' constraints.txt)"
 fi
 $pip install -c constraints.txt setuptools # what builds the package, pinned like the rest
 $pip install -c constraints.txt --no-build-isolation -e '.[dev]'
