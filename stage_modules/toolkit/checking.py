@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Verdict', 'short', 'Comparison', 'has_shape', 'same', 'close', 'Case', 'check', 'prove_check']
 
-# %% ../../nbs/toolkit/06_checking.ipynb #42712188
+# %% ../../nbs/toolkit/06_checking.ipynb #c31a373b
 import inspect
 import linecache
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/toolkit/06_checking.ipynb #2d966ee0
+# %% ../../nbs/toolkit/06_checking.ipynb #999def54
 @dataclass(frozen=True)
 class Verdict:
     "What a check found; true only when everything held."
@@ -39,23 +39,27 @@ class Verdict:
 
     def __repr__(self) -> str: return "\n".join(self.lines())
 
-# %% ../../nbs/toolkit/06_checking.ipynb #e06f3b4a
+# %% ../../nbs/toolkit/06_checking.ipynb #8406bd25
 def short(
     value: Any, # what a function returned
     most: int = 12, # a tensor with more elements is told by its shape
 ) -> str: # one line
     "A value in few words; never raises."
+    try: return _short(value, most)
+    except Exception: return f"a {type(value).__name__}" # its own `repr` is broken, or numpy cannot print it
+
+def _short(value: Any, most: int) -> str: # may raise
+    "A value in few words."
     if isinstance(value, Tensor) and value.numel() <= most:
         numbers = value.detach().cpu()
         numbers = (numbers.double() + 0.).numpy() if numbers.is_floating_point() else numbers.numpy()
         return f"tensor({' '.join(np.array2string(numbers, precision=4, suppress_small=True, separator=', ').split())})"
     if isinstance(value, Tensor | np.ndarray): return f"a {type(value).__name__.lower()} of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list) and 0 < len(value) <= 4: return f"{type(value).__name__} of {', '.join(short(v, most) for v in value)}"
-    try: text = repr(value)
-    except Exception: text = f"a {type(value).__name__}"
+    text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
-# %% ../../nbs/toolkit/06_checking.ipynb #55be7ef4
+# %% ../../nbs/toolkit/06_checking.ipynb #f9e840a7
 @dataclass(frozen=True)
 class Comparison:
     "True or false, with the reason."
@@ -64,7 +68,7 @@ class Comparison:
 
     def __bool__(self) -> bool: return self.holds
 
-# %% ../../nbs/toolkit/06_checking.ipynb #fafb65f6
+# %% ../../nbs/toolkit/06_checking.ipynb #3eda535e
 def has_shape(
     got: Any, # what the learner's function returned
     shape: Sequence[int], # the shape that it should have
@@ -80,7 +84,7 @@ def same(
     "Compares with `==`; for numbers and tensors take `close`."
     return Comparison(bool(got == expected), f"came {short(got)}, expected {short(expected)}")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #a7fff57f
+# %% ../../nbs/toolkit/06_checking.ipynb #20170d03
 def close(
     got: Any, # what the learner's function returned, or something computed from it
     expected: Any, # a tensor of the same shape, or a number that every element must be close to
@@ -102,7 +106,7 @@ def close(
     where = tuple(wrong.nonzero()[0].tolist())
     return Comparison(False, f"at {where} came {got[where].item():.4g}, expected {want[where].item():.4g} ({int(wrong.sum())} of {wrong.numel()} elements differ)")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #22367df2
+# %% ../../nbs/toolkit/06_checking.ipynb #bbfcd620
 def _copy(
     value: Any, # tensors, arrays, modules, and tuples, lists and dictionaries of them
 ) -> Any: # the same, sharing no memory; anything else as it is
@@ -124,7 +128,7 @@ def _same(
     if type(before) in (tuple, list): return len(before) == len(after) and all(map(_same, before, after))
     return True
 
-# %% ../../nbs/toolkit/06_checking.ipynb #0ddd3021
+# %% ../../nbs/toolkit/06_checking.ipynb #09ba86af
 class _Failed(Exception):
     "A property fails; the message says why."
 
@@ -144,13 +148,14 @@ class _Guard:
             if not _same(was, kwargs[key]): raise _Failed(f"it changes its input: {key} was {short(was)}, is {short(kwargs[key])} afterwards")
         return result
 
-# %% ../../nbs/toolkit/06_checking.ipynb #4ef8f876
+# %% ../../nbs/toolkit/06_checking.ipynb #4679c133
 def _told(
     error: BaseException, # what was raised
     guard: _Guard, # around the learner's function
 ) -> str: # one line
     "What a learner can do something about."
-    said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    try: said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    except Exception: said = type(error).__name__ # whose message is broken too
     if not guard.inside: return f"what it returned cannot be used: {said}; it returned {short(guard.last)}" if guard.calls else f"the check is at fault: {said}"
     code, place = getattr(inspect.unwrap(guard.function), "__code__", None), ""
     trace = error.__traceback__
@@ -161,12 +166,12 @@ def _told(
         trace = trace.tb_next
     return f"it raised {said}{place}"
 
-# %% ../../nbs/toolkit/06_checking.ipynb #0cbb5ae8
+# %% ../../nbs/toolkit/06_checking.ipynb #b74e873c
 class Case:
     "Inputs for the learner's function, when some go by name: `Case(scores, mask=None)`."
     def __init__(self, *args: Any, **kwargs: Any): self.args, self.kwargs = args, kwargs
 
-# %% ../../nbs/toolkit/06_checking.ipynb #765c8a3e
+# %% ../../nbs/toolkit/06_checking.ipynb #13c085e4
 def _holds(
     outcome: Any, # what a property returned
     guard: _Guard, # around the learner's function
@@ -194,7 +199,7 @@ def _try(
     except BaseException as error: return "failed", _told(error, guard)
     return "passed", ""
 
-# %% ../../nbs/toolkit/06_checking.ipynb #6965ada8
+# %% ../../nbs/toolkit/06_checking.ipynb #eb878b98
 def check(
     function: Callable, # the learner's function, not called yet
     cases: Mapping[str, Any], # inputs by name: a tuple of arguments, or a `Case`
@@ -218,7 +223,7 @@ def check(
         held.append(says)
     return Verdict(name, "passed", tuple(held))
 
-# %% ../../nbs/toolkit/06_checking.ipynb #50d5bef4
+# %% ../../nbs/toolkit/06_checking.ipynb #645efe22
 def prove_check(
     check_answer: Callable[[Callable], Verdict], # a check, such as `check_softmax`
     right: Sequence[Callable], # at least two right answers, written in different ways
