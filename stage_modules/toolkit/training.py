@@ -7,9 +7,10 @@ __all__ = ['changeable', 'TrainingConfig', 'check_settings', 'learning_rate_fact
            'set_random_state', 'new_stream', 'random_stream', 'epoch_batches', 'windows', 'to_device',
            'make_accelerator', 'sum_gradients', 'Engine', 'Progress', 'Callback', 'format_row', 'ProgressBar',
            'LogFile', 'TensorBoard', 'in_notebook', 'LiveCurve', 'default_callbacks', 'signals_as_requests', 'Trainer',
-           'start_run', 'prepare_folder', 'remove_run', 'resume_run']
+           'start_run', 'prepare_folder', 'remove_run', 'resume_run', 'overfit_one_batch', 'gradient_norms',
+           'learning_rate_test']
 
-# %% ../../nbs/toolkit/05_training.ipynb #32d78d4a
+# %% ../../nbs/toolkit/05_training.ipynb #b6d62615
 import json
 import math
 import os
@@ -38,7 +39,7 @@ from tqdm import tqdm
 from .checkpoints import check_config, clean_leftovers, fill_model, find_checkpoint, load_checkpoint, load_weights, remove_checkpoint, save_checkpoint
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/05_training.ipynb #5a14bdfe
+# %% ../../nbs/toolkit/05_training.ipynb #a32ea764
 def changeable(
     default: Any, # the field's default value
 ) -> Any: # what `dataclasses.field` returns
@@ -73,7 +74,7 @@ class TrainingConfig:
     progress: bool = changeable(True) # progress bar, and a curve in notebooks
     tensorboard: bool = changeable(True) # log to output_dir/tensorboard, where tensorboard is installed
 
-# %% ../../nbs/toolkit/05_training.ipynb #b65576a2
+# %% ../../nbs/toolkit/05_training.ipynb #d3701a48
 def check_settings(
     config: TrainingConfig,
 ) -> None:
@@ -89,7 +90,7 @@ def check_settings(
         need(getattr(config, name) is None or getattr(config, name) > 0, name, "more than 0, or None")
     need(config.learning_rate > 0, "learning_rate", "more than 0")
 
-# %% ../../nbs/toolkit/05_training.ipynb #326eb39d
+# %% ../../nbs/toolkit/05_training.ipynb #3e8a35e0
 def learning_rate_factor(
     step: int, # the step about to be taken, counted from 0
     schedule: str, # constant, linear, cosine (Loshchilov and Hutter 2017) or inverse_sqrt (Vaswani et al. 2017, section 5.3)
@@ -104,7 +105,7 @@ def learning_rate_factor(
     if schedule == "inverse_sqrt": return math.sqrt(max(1, warmup_steps) / (step + 1))
     return 1.
 
-# %% ../../nbs/toolkit/05_training.ipynb #3ef8a0ef
+# %% ../../nbs/toolkit/05_training.ipynb #070b8976
 def make_optimizer(
     model: nn.Module, # parameters that require no gradient are left out
     config: TrainingConfig, # optimizer, learning_rate, weight_decay
@@ -119,7 +120,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate)
 
-# %% ../../nbs/toolkit/05_training.ipynb #c5bb0b15
+# %% ../../nbs/toolkit/05_training.ipynb #86aae1ce
 def random_state(
     device: torch.device | None = None, # a GPU's generator is included if this is one
 ) -> dict[str, Any]: # for `set_random_state`; fit for a checkpoint
@@ -160,7 +161,7 @@ def random_stream(
         stream.update(random_state(device))
         set_random_state(outside, device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #a1aa7258
+# %% ../../nbs/toolkit/05_training.ipynb #2aef97e6
 def _tell_epoch(batches: Any, seed: int, epoch: int) -> None:
     "Calls `set_epoch` where there is one: on the batches, and on a DataLoader's sampler. A generator of its own is seeded."
     sampler = getattr(batches, "sampler", None)
@@ -185,7 +186,7 @@ def epoch_batches(
         if batch is StopIteration: return
         if number >= skip: yield batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #e7515622
+# %% ../../nbs/toolkit/05_training.ipynb #bd7790a2
 def windows(
     batches: Iterable, # one epoch
     size: int, # batches in a window; the last one may have fewer
@@ -200,7 +201,7 @@ def windows(
     if window: yield window, not following
     if following: yield following, True
 
-# %% ../../nbs/toolkit/05_training.ipynb #a78ad9f9
+# %% ../../nbs/toolkit/05_training.ipynb #1b87906a
 def to_device(
     batch: Any, # tensors in tuples, lists, dicts or dataclasses, inside one another
     device: torch.device, # where to
@@ -214,7 +215,7 @@ def to_device(
         return replace(batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch) if f.init})
     return batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #c62b3d6f
+# %% ../../nbs/toolkit/05_training.ipynb #17b11f89
 def make_accelerator(
     config: TrainingConfig, # mixed_precision, device
 ) -> Accelerator: # device, processes, gradient scaler
@@ -238,7 +239,7 @@ def sum_gradients(
     parts = accelerator.reduce(flat, "sum").split([p.numel() for p in used])
     for p, part in zip(used, parts): p.grad = part.view_as(p).to(p.dtype)
 
-# %% ../../nbs/toolkit/05_training.ipynb #05cb63ff
+# %% ../../nbs/toolkit/05_training.ipynb #b4ad3502
 class Engine:
     "A model with its optimizer, on its device: takes steps."
     def __init__(self,
@@ -321,7 +322,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
 
-# %% ../../nbs/toolkit/05_training.ipynb #655ed30d
+# %% ../../nbs/toolkit/05_training.ipynb #136dd518
 @dataclass
 class Progress:
     "Where a run is."
@@ -336,7 +337,7 @@ class Progress:
     count: float = 0. # since the last row of the history
     history: list[dict] = field(default_factory=list) # one row every so many steps, and one per validation
 
-# %% ../../nbs/toolkit/05_training.ipynb #ba5099f4
+# %% ../../nbs/toolkit/05_training.ipynb #495d3cfa
 class Callback:
     "Looks on while a `Trainer` works; override what you need. Methods are called on every process."
     def on_start(self, trainer: "Trainer") -> None: "Before the first step; `trainer.progress.step` is not 0 for a resumed run."
@@ -372,7 +373,7 @@ class LogFile(Callback):
     def on_save(self, trainer: "Trainer", folder: Path) -> None: self.write(trainer, f"saved {folder.name} at step {trainer.progress.step}")
     def on_end(self, trainer: "Trainer") -> None: self.write(trainer, f"ended at step {trainer.progress.step}: {trainer.stop_reason}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #e353294d
+# %% ../../nbs/toolkit/05_training.ipynb #95af44e8
 class TensorBoard(Callback):
     "output_dir/tensorboard: every number of the history. Rows after the step that a run resumes from are replaced."
     def on_start(self, trainer: "Trainer") -> None:
@@ -383,7 +384,7 @@ class TensorBoard(Callback):
             if key != "step": self.writer.add_scalar(key, value, row["step"])
     def on_end(self, trainer: "Trainer") -> None: self.writer.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #0a9af58e
+# %% ../../nbs/toolkit/05_training.ipynb #fd6d1c73
 def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
@@ -418,7 +419,7 @@ def default_callbacks(
     if config.output_dir is not None and config.tensorboard and find_spec("tensorboard"): callbacks.append(TensorBoard())
     return callbacks
 
-# %% ../../nbs/toolkit/05_training.ipynb #558b9593
+# %% ../../nbs/toolkit/05_training.ipynb #53b256c0
 @contextmanager
 def signals_as_requests(
     stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
@@ -435,7 +436,7 @@ def signals_as_requests(
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../../nbs/toolkit/05_training.ipynb #989dd402
+# %% ../../nbs/toolkit/05_training.ipynb #997cd5ab
 class Trainer:
     """The course's training loop: an `Engine` that takes steps, and everything around them.
 
@@ -633,7 +634,7 @@ class Trainer:
         where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
         print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
 
-# %% ../../nbs/toolkit/05_training.ipynb #0b07c775
+# %% ../../nbs/toolkit/05_training.ipynb #1cb14f74
 def start_run(
     trainer: Trainer, # whose run begins
 ) -> None:
@@ -669,7 +670,7 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
 
-# %% ../../nbs/toolkit/05_training.ipynb #4713cf11
+# %% ../../nbs/toolkit/05_training.ipynb #09d5c78d
 def resume_run(
     trainer: Trainer, # is brought to where the checkpoint in output_dir/last stands
 ) -> None:
@@ -689,3 +690,59 @@ def resume_run(
         trainer.progress, trainer.stream = Progress(**state["progress"]), state["streams"][trainer.rank]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"is not from this Trainer: {type(error).__name__} {error}", place / "state.json") from error
+
+# %% ../../nbs/toolkit/05_training.ipynb #663cee0b
+def overfit_one_batch(
+    model: nn.Module, # a copy is trained, without dropout; the model stays as it is
+    batch: Any, # one batch, small
+    loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # as for `Trainer`
+    steps: int = 200, # updates
+    learning_rate: float = 1e-2, # of Adam
+) -> list[float]: # the mean loss before each step
+    "Trains on the same batch again and again; the loss of a model that can learn goes to nearly zero."
+    model = deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd): module.p = 0.
+    config = TrainingConfig(learning_rate=learning_rate, weight_decay=0., device="cpu" if next(model.parameters()).device.type == "cpu" else "auto")
+    engine, losses = Engine(model, config, loss_fn), []
+    for _ in range(steps):
+        loss, count, _ = engine.step([batch]).tolist()
+        losses.append(loss / count)
+    return losses
+
+# %% ../../nbs/toolkit/05_training.ipynb #965362a1
+def gradient_norms(
+    model: nn.Module, # not changed; gradients of before are replaced
+    batch: Any, # one batch
+    loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # as for `Trainer`
+) -> dict[str, float]: # parameter name -> norm of the gradient of the mean loss; 0 where there is none
+    "How strongly the loss pulls at each parameter."
+    model.zero_grad()
+    loss, count = loss_fn(model, to_device(batch, next(model.parameters()).device))
+    (loss / count).backward()
+    norms = {name: p.grad.norm().item() if p.grad is not None else 0. for name, p in model.named_parameters()}
+    model.zero_grad()
+    return norms
+
+# %% ../../nbs/toolkit/05_training.ipynb #c86de66c
+def learning_rate_test(
+    model: nn.Module, # a copy is trained; the model stays as it is
+    batches: Iterable, # as for `Trainer`; gone through again where there are too few
+    loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # as for `Trainer`
+    config: TrainingConfig | None = None, # optimizer, weight decay, clipping
+    lowest: float = 1e-5, # first learning rate
+    highest: float = 1., # last learning rate
+    steps: int = 80, # from the lowest to the highest
+) -> list[dict]: # rows with learning_rate and loss; ends early when the loss is four times the lowest
+    "Trains with a rate that grows by the same factor at each step. Source: Smith 2017."
+    engine, rows, epoch = Engine(deepcopy(model).train(), replace(config or TrainingConfig(), learning_rate=lowest), loss_fn), [], 0
+    with random_stream(new_stream(0), engine.device):
+        while len(rows) < steps:
+            for batch in epoch_batches(batches, 0, epoch):
+                factor = (highest / lowest) ** (len(rows) / max(1, steps - 1))
+                loss, count, _ = engine.step([batch], factor).tolist()
+                rows.append({"learning_rate": lowest * factor, "loss": loss / count})
+                broken = not loss / count < 4 * min(row["loss"] for row in rows)
+                if broken or len(rows) == steps: return rows
+            epoch += 1
+    return rows

@@ -1,0 +1,174 @@
+"""A run that is killed at any moment and resumed ends with the bits of a run that nobody killed; two processes train one model.
+
+Broken on purpose to see each test fail: random streams not restored, position in the epoch forgotten, checkpoints written in
+place, the mean of the processes' means instead of the mean."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stage_modules.toolkit.checkpoints import find_checkpoint, load_checkpoint
+
+SCRIPT = Path(__file__).parent / "run_training.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class Forks:
+    "Processes of run_training.py."
+    def __init__(self):
+        self.parent = subprocess.Popen([sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    def ask(self, question) -> int:
+        self.parent.stdin.write(json.dumps(question) + "\n")
+        self.parent.stdin.flush()
+        return int(self.parent.stdout.readline())
+    def start(self, folder: Path, **settings) -> int: return self.ask({"output_dir": str(folder), "stderr": f"{folder}.stderr", **settings})
+    def wait(self, child: int) -> int: return self.ask(child)
+    def run(self, folder: Path, **settings) -> int: return self.wait(self.start(folder, **settings))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.parent.stdin.close()
+    forks.parent.wait()
+
+
+@pytest.fixture(scope="module")
+def unbroken(forks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    assert forks.run(folder) == 0, Path(f"{folder}.stderr").read_text()
+    return folder
+
+
+def without_time(folder: Path) -> dict:
+    "state.json; the seconds that a run took are the one thing that may differ."
+    state = json.loads((folder / "last" / "state.json").read_text())
+    state["progress"].pop("seconds")
+    return state
+
+
+def assert_same_to_the_bit(folder: Path, unbroken: Path) -> None:
+    for name in "last/model.safetensors", "best/model.safetensors", "last/state.safetensors":
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), f"{name} differs"
+    assert without_time(folder) == without_time(unbroken) # history, best value, patience, random generators
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")], "leftovers"
+
+
+def test_the_unbroken_run_is_one_that_could_go_wrong(unbroken):
+    progress = json.loads((unbroken / "last" / "state.json").read_text())["progress"]
+    assert progress["step"] == 18 and progress["epoch"] == 3
+    assert [row["step"] for row in progress["history"] if "valid_loss" in row] == [5, 10, 15, 18]
+    assert progress["best_step"] in (5, 10, 15, 18)
+    best, last = (load_checkpoint(unbroken / name).tensors for name in ("best", "last"))
+    assert progress["best_step"] == 18 or not torch.equal(best["0.weight"], last["0.weight"])
+
+
+MOMENTS = [("batch", 1), ("batch", 14), ("step", 1), ("step", 5), ("step", 11), ("step", 18), ("row", 4), ("saved best", 1), ("saved last", 2),
+           *((f"{when} {name}.safetensors", n) for when in ("before", "after") for name, n in (("model", 3), ("state", 2))),
+           *((f"rename {name}", n) for name, n in ((".last.writing", 3), ("last", 2), (".last.ready", 3), (".last.old", 2)))]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}-{moment[1]}".replace(" ", "-"))
+def test_kill_and_resume(moment, forks, unbroken, tmp_path):
+    assert forks.run(tmp_path / "run", kill=moment) == -signal.SIGKILL
+    assert forks.run(tmp_path / "run", resume=True) == 0, (tmp_path / "run.stderr").read_text()
+    assert_same_to_the_bit(tmp_path / "run", unbroken)
+
+
+def test_killed_again_and_again(forks, unbroken, tmp_path):
+    "Each life is one checkpoint longer than the one before, and dies at another moment."
+    deaths = 0
+    for moment in [("step", 4), ("rename .last.ready", 2), ("after model.safetensors", 3), ("batch", 9), ("rename last", 1), ("step", 2), ("never", 1)]:
+        deaths += forks.run(tmp_path / "run", resume=True, kill=moment) == -signal.SIGKILL
+    assert deaths == 6
+    assert_same_to_the_bit(tmp_path / "run", unbroken)
+
+
+def test_kill_from_outside_while_a_checkpoint_is_half_written(forks, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    assert forks.run(folder, kill=("saved last", 2)) == -signal.SIGKILL
+    before = json.loads((folder / "last" / "state.json").read_text())["progress"]["step"]
+    child, writing = forks.start(folder, resume=True, slow=True), folder / ".last.writing" / "model.safetensors"
+    for _ in range(2000):
+        if writing.exists(): break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    assert forks.wait(child) == -signal.SIGKILL
+    assert writing.exists(), "the kill should have come while the checkpoint was being written"
+    assert load_checkpoint(find_checkpoint(folder / "last"), with_state=True).state["progress"]["step"] == before
+    assert forks.run(folder, resume=True) == 0
+    assert_same_to_the_bit(folder, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_stops_and_resumes(number, forks, unbroken, tmp_path):
+    folder = tmp_path / "run"
+    child = forks.start(folder, pause=0.02)
+    while find_checkpoint(folder / "last") is None: time.sleep(0.005)
+    time.sleep(0.03)
+    os.kill(child, number)
+    assert forks.wait(child) == 0, "an interrupted run ends in order"
+    step = json.loads((folder / "last" / "state.json").read_text())["progress"]["step"]
+    assert step < 18
+    assert f"Interrupted after step {step}; saved in {folder / 'last'}, and resume=True goes on" in (tmp_path / "run.stderr").read_text()
+    assert forks.run(folder, resume=True) == 0
+    assert_same_to_the_bit(folder, unbroken)
+
+
+def test_a_run_may_be_prolonged(forks, tmp_path):
+    assert forks.run(tmp_path / "long", schedule="constant", validate_every=6, max_steps=18) == 0
+    assert forks.run(tmp_path / "short", schedule="constant", validate_every=6, max_steps=12) == 0
+    assert forks.run(tmp_path / "short", schedule="constant", validate_every=6, max_steps=18, resume=True) == 0
+    assert_same_to_the_bit(tmp_path / "short", tmp_path / "long")
+
+
+def two_forks(forks: Forks, folder: Path, **settings) -> list[int]:
+    "Two processes of one run, the way torchrun sets them up."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environments = [{"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} for r in range(2)]
+    children = [forks.start(folder, environment=environment, **settings) for environment in environments]
+    if settings.get("kill"): os.kill(children[1], signal.SIGKILL) if forks.wait(children[0]) else None
+    else: assert forks.wait(children[0]) == 0, Path(f"{folder}.stderr").read_text()
+    return forks.wait(children[1])
+
+
+def test_torchrun_trains_one_model_on_two_processes(forks, tmp_path):
+    "Against one process with batches twice as large. (Without dropout and batch norm, which see half the batch each.)"
+    plain = {"dropout": 0., "gradient_accumulation_steps": 1}
+    settings = json.dumps({"output_dir": str(tmp_path / "two"), **plain})
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, settings],
+                   check=True, env=ENVIRONMENT, capture_output=True, timeout=120)
+    ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank["world"] for rank in ranks] == [2, 2] and [rank["rank"] for rank in ranks] == [0, 1]
+    assert ranks[0]["weights"] == ranks[1]["weights"], "to the bit"
+    assert forks.run(tmp_path / "one", join=2, **plain) == 0
+    one = json.loads((tmp_path / "one" / "rank0.json").read_text())
+    for a, b in zip(ranks[0]["weights"], one["weights"], strict=True): torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-4, atol=1e-5)
+    histories = [without_time(tmp_path / name)["progress"]["history"] for name in ("two", "one")]
+    assert [row["step"] for row in histories[0]] == [row["step"] for row in histories[1]]
+    for a, b in zip(*histories, strict=True):
+        for key in b.keys() - {"epoch"}: assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-4), key # 11 batches are 5.5 pairs
+    log = (tmp_path / "two" / "train.log").read_text()
+    assert log.count("started") == 1 and log.count("ended") == 1, "one process writes"
+
+
+def test_two_processes_resume_to_the_bit(forks, tmp_path):
+    two_forks(forks, tmp_path / "unbroken")
+    assert json.loads((tmp_path / "unbroken" / "rank1.json").read_text())["world"] == 2
+    two_forks(forks, tmp_path / "run", kill=("step", 5))
+    assert not (tmp_path / "run" / "rank0.json").exists()
+    two_forks(forks, tmp_path / "run", resume=True)
+    assert_same_to_the_bit(tmp_path / "run", tmp_path / "unbroken")
+    assert forks.run(tmp_path / "run", resume=True) == 1
+    assert "the run was started with 2 processes, this one has 1" in (tmp_path / "run.stderr").read_text()
