@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Verdict', 'short', 'Comparison', 'has_shape', 'same', 'close', 'Case', 'check', 'prove_check']
 
-# %% ../../nbs/toolkit/06_checking.ipynb #c31a373b
+# %% ../../nbs/toolkit/06_checking.ipynb #e902a545
 import inspect
 import linecache
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/toolkit/06_checking.ipynb #999def54
+# %% ../../nbs/toolkit/06_checking.ipynb #935153a7
 @dataclass(frozen=True)
 class Verdict:
     "What a check found; true only when everything held."
@@ -39,7 +39,7 @@ class Verdict:
 
     def __repr__(self) -> str: return "\n".join(self.lines())
 
-# %% ../../nbs/toolkit/06_checking.ipynb #8406bd25
+# %% ../../nbs/toolkit/06_checking.ipynb #b86be6e5
 def short(
     value: Any, # what a function returned
     most: int = 12, # a tensor with more elements is told by its shape
@@ -59,7 +59,7 @@ def _short(value: Any, most: int) -> str: # may raise
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
-# %% ../../nbs/toolkit/06_checking.ipynb #f9e840a7
+# %% ../../nbs/toolkit/06_checking.ipynb #d8ccd8a5
 @dataclass(frozen=True)
 class Comparison:
     "True or false, with the reason."
@@ -68,7 +68,7 @@ class Comparison:
 
     def __bool__(self) -> bool: return self.holds
 
-# %% ../../nbs/toolkit/06_checking.ipynb #3eda535e
+# %% ../../nbs/toolkit/06_checking.ipynb #8ffa83de
 def has_shape(
     got: Any, # what the learner's function returned
     shape: Sequence[int], # the shape that it should have
@@ -84,7 +84,7 @@ def same(
     "Compares with `==`; for numbers and tensors take `close`."
     return Comparison(bool(got == expected), f"came {short(got)}, expected {short(expected)}")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #20170d03
+# %% ../../nbs/toolkit/06_checking.ipynb #a743fcde
 def close(
     got: Any, # what the learner's function returned, or something computed from it
     expected: Any, # a tensor of the same shape, or a number that every element must be close to
@@ -102,11 +102,12 @@ def close(
     got, want = got.detach().cpu().double(), want.detach().cpu().double().expand(got.shape)
     wrong = ~torch.isclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
     if not wrong.any(): return Comparison(True)
-    if got.numel() <= 12: return Comparison(False, f"came {short(got)}, expected {short(want if torch.as_tensor(expected).ndim else torch.as_tensor(expected))}")
+    came, wanted = short(got), short(want if torch.as_tensor(expected).ndim else torch.as_tensor(expected))
+    if got.numel() <= 12 and came != wanted: return Comparison(False, f"came {came}, expected {wanted}")
     where = tuple(wrong.nonzero()[0].tolist())
-    return Comparison(False, f"at {where} came {got[where].item():.4g}, expected {want[where].item():.4g} ({int(wrong.sum())} of {wrong.numel()} elements differ)")
+    return Comparison(False, f"at {where} came {got[where].item():.6g}, expected {want[where].item():.6g} ({int(wrong.sum())} of {wrong.numel()} elements differ)")
 
-# %% ../../nbs/toolkit/06_checking.ipynb #bbfcd620
+# %% ../../nbs/toolkit/06_checking.ipynb #edf6dc25
 def _copy(
     value: Any, # tensors, arrays, modules, and tuples, lists and dictionaries of them
 ) -> Any: # the same, sharing no memory; anything else as it is
@@ -128,7 +129,7 @@ def _same(
     if type(before) in (tuple, list): return len(before) == len(after) and all(map(_same, before, after))
     return True
 
-# %% ../../nbs/toolkit/06_checking.ipynb #09ba86af
+# %% ../../nbs/toolkit/06_checking.ipynb #f363bf0e
 class _Failed(Exception):
     "A property fails; the message says why."
 
@@ -148,7 +149,7 @@ class _Guard:
             if not _same(was, kwargs[key]): raise _Failed(f"it changes its input: {key} was {short(was)}, is {short(kwargs[key])} afterwards")
         return result
 
-# %% ../../nbs/toolkit/06_checking.ipynb #4679c133
+# %% ../../nbs/toolkit/06_checking.ipynb #77529265
 def _told(
     error: BaseException, # what was raised
     guard: _Guard, # around the learner's function
@@ -166,12 +167,12 @@ def _told(
         trace = trace.tb_next
     return f"it raised {said}{place}"
 
-# %% ../../nbs/toolkit/06_checking.ipynb #b74e873c
+# %% ../../nbs/toolkit/06_checking.ipynb #d3f4a27c
 class Case:
     "Inputs for the learner's function, when some go by name: `Case(scores, mask=None)`."
     def __init__(self, *args: Any, **kwargs: Any): self.args, self.kwargs = args, kwargs
 
-# %% ../../nbs/toolkit/06_checking.ipynb #13c085e4
+# %% ../../nbs/toolkit/06_checking.ipynb #36e5b011
 def _holds(
     outcome: Any, # what a property returned
     guard: _Guard, # around the learner's function
@@ -199,7 +200,7 @@ def _try(
     except BaseException as error: return "failed", _told(error, guard)
     return "passed", ""
 
-# %% ../../nbs/toolkit/06_checking.ipynb #eb878b98
+# %% ../../nbs/toolkit/06_checking.ipynb #1bda9220
 def check(
     function: Callable, # the learner's function, not called yet
     cases: Mapping[str, Any], # inputs by name: a tuple of arguments, or a `Case`
@@ -223,7 +224,7 @@ def check(
         held.append(says)
     return Verdict(name, "passed", tuple(held))
 
-# %% ../../nbs/toolkit/06_checking.ipynb #645efe22
+# %% ../../nbs/toolkit/06_checking.ipynb #9adcde97
 def prove_check(
     check_answer: Callable[[Callable], Verdict], # a check, such as `check_softmax`
     right: Sequence[Callable], # at least two right answers, written in different ways

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'MASKED', 'use_style', 'attention_heatmap', 'attention_heads', 'training_curves', 'comparison_bars']
 
-# %% ../../nbs/toolkit/02_plots.ipynb #78acc926
+# %% ../../nbs/toolkit/02_plots.ipynb #8956a4a0
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,18 +18,18 @@ from matplotlib.ticker import MaxNLocator
 
 from .errors import check_shape
 
-# %% ../../nbs/toolkit/02_plots.ipynb #4a410e82
+# %% ../../nbs/toolkit/02_plots.ipynb #b0b3a5b1
 PALETTE = ["#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#009E73"] # Okabe and Ito 2008
 MASKED = "#E4E4E4" # ground under cells that hold no number, hatched besides
 
-# %% ../../nbs/toolkit/02_plots.ipynb #fc088ed0
+# %% ../../nbs/toolkit/02_plots.ipynb #780e2b4a
 def use_style() -> None:
     "Sets the course's look for all figures drawn afterwards: colours, open axes, a layout that keeps labels inside."
     sns.set_theme(style="ticks", palette=PALETTE, font_scale=0.9, rc={
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 11,
         "axes.grid": False, "legend.frameon": False, "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.bbox": "tight"})
 
-# %% ../../nbs/toolkit/02_plots.ipynb #74385c55
+# %% ../../nbs/toolkit/02_plots.ipynb #b48a628d
 def _array(
     values: Any, # tensor on any device, with or without gradient, or anything that numpy takes
 ) -> np.ndarray: # float, on the CPU
@@ -44,7 +44,7 @@ def _label(
     text = str(token).replace("\n", "↵").replace("\t", "⇥").replace("$", r"\$")
     return text if text.strip() else "␣" * max(len(text), 1)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #a9e52b3d
+# %% ../../nbs/toolkit/02_plots.ipynb #da51b86f
 def _cell_inches(
     cells: int, # along the longer side
 ) -> float: # width of one cell
@@ -58,7 +58,7 @@ def _margins(
     longest = lambda labels: max((len(str(t)) for t in labels), default=1) if labels is not None else 2
     return 0.7 + 0.085 * longest(y_labels), 0.8 + 0.085 * longest(x_labels)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #adf2cbe4
+# %% ../../nbs/toolkit/02_plots.ipynb #4ce9355f
 def _tick_labels(
     ax: Axes, labels: Sequence | None, which: str, count: int, # `which` is "x" or "y"
 ) -> None:
@@ -71,7 +71,7 @@ def _tick_labels(
     axis.set_ticks(ticks + 0.5, texts, fontsize=size, rotation=90 if which == "x" and max(map(len, texts), default=0) > 3 else 0)
     axis.set_tick_params(length=2)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #7925ad67
+# %% ../../nbs/toolkit/02_plots.ipynb #199b1050
 def _limits(
     array: np.ndarray, # the numbers, NaN and infinities among them
 ) -> dict: # keywords for `seaborn.heatmap`
@@ -81,7 +81,7 @@ def _limits(
     if low < 0: return dict(cmap="vlag", vmin=-max(high, -low), vmax=max(high, -low))
     return dict(cmap="mako_r", vmin=0., vmax=high or 1.)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #84159100
+# %% ../../nbs/toolkit/02_plots.ipynb #eb1bb211
 def _draw_map(
     ax: Axes, array: np.ndarray, x_labels: Sequence | None, y_labels: Sequence | None, annotate: bool, limits: dict,
 ) -> None:
@@ -101,7 +101,7 @@ def _colorbar(
     bar.yaxis.set_major_locator(MaxNLocator(min(5, max(rows, 1)), min_n_ticks=2))
     bar.tick_params(labelsize=8, length=2)
 
-# %% ../../nbs/toolkit/02_plots.ipynb #ef6d5fc1
+# %% ../../nbs/toolkit/02_plots.ipynb #9c642b06
 def attention_heatmap(
     weights: Any, # (T, S): a row for each query, a column for each key; NaN or infinite where masked
     x_labels: Sequence | None = None, # S tokens along x; position numbers when None
@@ -129,7 +129,7 @@ def attention_heatmap(
     if title: ax.set_title(title)
     return ax
 
-# %% ../../nbs/toolkit/02_plots.ipynb #3d1273a0
+# %% ../../nbs/toolkit/02_plots.ipynb #7a88d479
 def attention_heads(
     weights: Any, # (H, T, S): one map for each head
     x_labels: Sequence | None = None, # S tokens along x
@@ -158,7 +158,7 @@ def attention_heads(
     if title: figure.suptitle(title, fontsize=11)
     return figure
 
-# %% ../../nbs/toolkit/02_plots.ipynb #c4652600
+# %% ../../nbs/toolkit/02_plots.ipynb #cf331779
 def training_curves(
     history: list[dict], # what a run noted: [{"step": 10, "loss": 2.1}, {"step": 20, "loss": 1.7, "valid_loss": 1.9}, ...]
     keys: Sequence[str] = ("loss", "valid_loss"), # one curve for each; those that no entry has are left out
@@ -182,7 +182,7 @@ def training_curves(
     if title: ax.set_title(title)
     return ax
 
-# %% ../../nbs/toolkit/02_plots.ipynb #f8254404
+# %% ../../nbs/toolkit/02_plots.ipynb #ae33791d
 def comparison_bars(
     values: Mapping[str, float], # one bar for each name, the first on top; NaN for "not measured"
     title: str | None = None, # what the reader should see
