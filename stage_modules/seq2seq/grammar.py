@@ -20,7 +20,7 @@ __all__ = ['NOUNS', 'ALL_NOUNS', 'GROUPS', 'ADJECTIVES', 'ALL_ADJECTIVES', 'CONJ
            'BilingualGrammar', 'make_pairs', 'alignment_matrix', 'write_pairs', 'read_aligned', 'make_sample',
            'GrammarConfig', 'main']
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b7a26a04
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #efb53b75
 import re, unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,14 +33,14 @@ import tyro
 from .data import SPACE, cut_text, join_tokens, read_text, sentence_key
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #08fbdaef
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ffeeb2a6
 class Word(NamedTuple):
     "One token with the labels that tie it to the other language."
     text: str # as it stands in the sentence
     links: frozenset[str] # shared with the words that it translates
     kind: str = "" # "art", "clitic" or "pre" where a French rule has to know
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #db9500e2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fb31e686
 def word(
     text: str, # one token
     *links: str, # its labels
@@ -49,7 +49,7 @@ def word(
     "Short for `Word` with a set of labels."
     return Word(text, frozenset(links), kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8f36bc2a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d925ab35
 def align(
     source: Sequence[Word], # one sentence
     target: Sequence[Word], # its translation
@@ -57,7 +57,7 @@ def align(
     "All pairs of words that share a label."
     return [(i, j) for i, s in enumerate(source) for j, t in enumerate(target) if s.links & t.links]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #423a4ccd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #30c3861c
 def phrase(
     text: str, # "last/1 week/2 | la/2 semaine/2 dernière/1"
     prefix: str, # put before each label, so that two phrases of a sentence share none
@@ -65,10 +65,10 @@ def phrase(
     "Reads a fixed phrase with its alignment."
     return tuple([word(w, *(prefix + d for d in digits)) for w, digits in (item.split("/") for item in side.split())] for side in text.split("|"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3fc860d1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eeb20d9e
 _ASPIRATED = {"hibou", "hiboux", "haut", "haute", "huit", "onze", "homard", "yaourt", "oui"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0692bc04
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ce83489a
 def starts_with_vowel(
     text: str, # a French word
 ) -> bool: # True if it sounds as if it began with a vowel
@@ -76,11 +76,11 @@ def starts_with_vowel(
     plain = unicodedata.normalize("NFD", text.lower())
     return plain == "y" or (plain[:1] in set("aeiouhœ") and text.lower() not in _ASPIRATED)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5e463711
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fd91d39a
 _BEFORE_VOWEL = {"beau": "bel", "nouveau": "nouvel", "vieux": "vieil", "ce": "cet", "ma": "mon", "ta": "ton", "sa": "son"}
 _CONTRACTED = {("à", "le"): "au", ("à", "les"): "aux", ("de", "le"): "du", ("de", "les"): "des"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fbd5dfa7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9feb0ee7
 def meet(
     first: Word, # a French word
     second: Word, # the word behind it, already in its final form
@@ -94,7 +94,7 @@ def meet(
     elif text == "si" and second.text in ("il", "ils"): text = "s'"
     return [first._replace(text=text), second]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cdd19ec8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eb246892
 def french_sounds(
     words: Iterable[Word], # one per idea, as the rules of the sentence put them
 ) -> list[Word]: # as they are said
@@ -103,7 +103,7 @@ def french_sounds(
     for w in reversed(list(words)): out[:1] = meet(w, out[0]) if out else [w]
     return out
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #866b4ca7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fc26bba
 def english_sounds(
     words: Iterable[Word], # one per idea
 ) -> list[Word]: # with `a` or `an`
@@ -112,7 +112,7 @@ def english_sounds(
     an = lambda text: text[0] in "aeiouAEIOU" and not text.startswith(("use", "uni"))
     return [w._replace(text="an") if w.text == "a" and n is not None and an(n.text) else w for w, n in zip(words, [*words[1:], None])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #99ba8ae2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d2457d73
 NOUNS = {
     "person": """man/men homme m, woman/women femme f, boy garçon m, girl fille f, child/children enfant m, teacher professeur m, doctor médecin m,
         nurse infirmière f, singer chanteur m, baker boulanger m, farmer fermier m, student étudiant m, actress actrice f, queen reine f, king roi m,
@@ -151,7 +151,7 @@ NOUNS = {
     "nature": "lake lac m, river rivière f, forest forêt f, mountain montagne f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #799c8930
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #34ba3cb6
 def english_plural(
     noun: str, # in the singular
 ) -> str: # regular plural
@@ -159,7 +159,7 @@ def english_plural(
     if noun.endswith(("s", "x", "ch", "sh", "go", "do")): return noun + "es"
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2ed85e22
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c21634dd
 def french_plural(
     word: str, # noun or adjective in the singular
 ) -> str: # regular plural
@@ -168,7 +168,7 @@ def french_plural(
     if word.endswith("al"): return word[:-1] + "ux"
     return word + ("x" if word.endswith(("eau", "eu")) else "s")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9e936e6b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eeff9103
 @dataclass(frozen=True)
 class Noun:
     "A noun in both languages."
@@ -178,7 +178,7 @@ class Noun:
     kind: str # what it is, a key of NOUNS without "mass"
     mass: bool # True if it is not counted: bread, water
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e7b2ef43
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #20600ba8
 def _nouns() -> list[Noun]:
     "Reads the table of nouns."
     both = lambda form, plural: tuple(form.split("/")) if "/" in form else (form, plural(form))
@@ -191,7 +191,7 @@ def _nouns() -> list[Noun]:
 
 ALL_NOUNS = _nouns()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #45f41fcb
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #67fbcb32
 GROUPS = {
     "human": "person family",
     "text": "writing reading",
@@ -204,7 +204,7 @@ GROUPS = {
     "any": "human animal thing sight",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #36e0c45a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9cf65a95
 def kinds_in(
     names: str, # kinds and groups, with spaces between
 ) -> tuple[str, ...]: # kinds only
@@ -212,7 +212,7 @@ def kinds_in(
     out = [kind for name in names.split() for kind in (kinds_in(GROUPS[name]) if name in GROUPS else (name,))]
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9bf48edd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cb1dd955
 ADJECTIVES = """
 big grand grande before | animal building place sight fruit vegetable dish container furniture fragile art
 small petit petite before | animal building place thing
@@ -239,7 +239,7 @@ kind gentil gentille | human
 strong fort forte | human animal
 intelligent intelligent intelligente | human animal
 rich riche riche | human
-famous célèbre célèbre | person painting art
+famous célèbre célèbre | person art
 serious sérieux sérieuse | human
 brave courageux courageuse | human animal
 lazy paresseux paresseuse | human animal
@@ -273,7 +273,7 @@ quiet tranquille tranquille | place
 dangerous dangereux dangereuse | animal
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #278f2b75
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5533b5c8
 @dataclass(frozen=True)
 class Adjective:
     "An adjective in both languages."
@@ -282,12 +282,12 @@ class Adjective:
     place: str # "before" the noun, or "after" it; "colour" is after, and may have a second adjective before
     kinds: tuple[str, ...] # what it can be said of
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ec5503c0
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #13669ee3
 def _adjectives() -> list[Adjective]:
     "Reads the table of adjectives."
     out = []
     for line in ADJECTIVES.strip().splitlines():
-        (english, m, f, *place), kinds = line.split("|")[0].split(), line.split("|")[1].replace("painting ", "")
+        (english, m, f, *place), kinds = line.split("|")[0].split(), line.split("|")[1]
         f, fixed = f.partition("/")[0], "/" in f # `marron` never changes
         forms = {("m", False): m, ("f", False): f, ("m", True): m if fixed else french_plural(m), ("f", True): f if fixed else f + "s"}
         out.append(Adjective(english, forms, place[0] if place else "after", kinds_in(kinds)))
@@ -295,7 +295,7 @@ def _adjectives() -> list[Adjective]:
 
 ALL_ADJECTIVES = _adjectives()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2539ef55
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #060635ef
 CONJUGATION = """
 être suis es est sommes êtes sont été
 avoir ai as a avons avez ont eu
@@ -337,7 +337,7 @@ appeler appelle appelles appelle appelons appelez appellent appelé
 """
 _IRREGULAR = {line.split()[0]: line.split()[1:] for line in CONJUGATION.strip().splitlines()}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9f5f1f2a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #77dcfca9
 def conjugate(
     infinitive: str, # of a French verb
 ) -> list[str]: # je tu il nous vous ils, and the participle
@@ -350,7 +350,7 @@ def conjugate(
     soft = {"g": stem + "e", "c": stem[:-1] + "ç"}.get(stem[-1], stem) # mangeons, lançons
     return [strong + "e", strong + "es", strong + "e", soft + "ons", stem + "ez", strong + "ent", stem + "é"]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fdd1e47c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #800cea16
 VERBS = """
 see saw | voir | human animal sight car thing | stative animal
 eat ate | manger | eatable | animal
@@ -405,7 +405,7 @@ touch | toucher | animal clothes fragile art
 catch caught | attraper | animal ball
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #263f2d4f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a1c135ff
 INTRANSITIVE = """
 sleep slept | dormir | well/bien late/tard | animal
 work | travailler | well/bien late/tard together/ensemble
@@ -434,7 +434,7 @@ rest | se reposer | | animal
 hurry | se dépêcher
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5062023a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4c047080
 INDIRECT = """
 talk+to | parler à | human
 answer | répondre à | human
@@ -469,7 +469,7 @@ try+to | essayer de
 begin+to began beginning | commencer à
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9fe839e2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0229b7e2
 @dataclass(frozen=True)
 class Verb:
     "A verb in both languages."
@@ -491,7 +491,7 @@ class Verb:
         "What its past is made with."
         return "être" if self.reflexive or "être" in self.flags else "avoir"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3ad6c2ad
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5963ec46
 def english_forms(
     base: str, # see
     given: Sequence[str] = (), # irregular past, and -ing form, as far as they are irregular
@@ -501,7 +501,7 @@ def english_forms(
     past = base[:-1] + "ied" if base.endswith("y") and base[-2] not in "aeiou" else stem + "ed"
     return english_plural(base) if base != "have" else "has", given[0] if given else past, given[1] if len(given) > 1 else stem + "ing"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f053ff71
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3c83a9d0
 def _verb(
     line: str, # of a table above
     adverbs: bool = False, # the third column has adverbs, not kinds
@@ -515,7 +515,7 @@ def _verb(
     return Verb(base, *english_forms(base, given), tuple(particles), words[0], tuple(conjugate(words[0])), reflexive, tuple(words[1:]),
                 preposition, tuple(objects.split()) if adverbs else kinds_in(objects), tuple(flags.split()))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8b592ba4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fb7f0d24
 def _verbs(
     table: str, # one of the tables above
     adverbs: bool = False, # the third column has adverbs
@@ -530,7 +530,7 @@ BE, HAVE, THINK, KNOW_THAT, SAY = (_verb(line) for line in ("be was being | êtr
 GO, HAVE_AUX = MOTION_VERBS[0], HAVE
 ALL_VERBS = TRANSITIVE_VERBS + INTRANSITIVE_VERBS + INDIRECT_VERBS + DITRANSITIVE_VERBS + MOTION_VERBS + MODAL_VERBS + (BE, HAVE, THINK, KNOW_THAT, SAY)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #22f4fe84
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d701acff
 PLACES = """
 at/1 school/2 | à/1 la/2 école/2
 at/1 the/3 market/2 | à/1 le/3 marché/2
@@ -572,7 +572,7 @@ to/1 the/3 doctor/2 's/1 | chez/1 le/3 médecin/2
 to/1 my/3 aunt/2 's/1 | chez/1 ma/3 tante/2
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #62bbbc9f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #03dfec3b
 TIMES = {
     "habit": """every/1 day/2 | tous/1 les/1 jours/2; every/1 morning/2 | tous/1 les/1 matins/2; every/1 evening/2 | tous/1 les/1 soirs/2; on/1 Sundays/2 | le/1 dimanche/2;
         in/1 summer/2 | en/1 été/2; in/1 winter/2 | en/1 hiver/2""",
@@ -583,12 +583,12 @@ TIMES = {
         in/1 two/2 days/3 | dans/1 deux/2 jours/3; at/1 five/2 o'clock/3 | à/1 cinq/2 heures/3; on/1 Monday/2 | lundi/12""",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #289245e9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fbefccc
 FREQUENCY = (("often", "souvent"), ("always", "toujours"), ("sometimes", "parfois"), ("rarely", "rarement"))
 NUMBERS = (("two", "deux"), ("three", "trois"), ("four", "quatre"), ("five", "cinq"), ("six", "six"), ("ten", "dix"))
 NAMES = (("Paul", "m"), ("Tom", "m"), ("Nicolas", "m"), ("Antoine", "m"), ("Lucas", "m"), ("Marie", "f"), ("Alice", "f"), ("Julie", "f"), ("Emma", "f"), ("Louise", "f"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #20356098
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2520f1d7
 @dataclass
 class Draft:
     "What the rules share while they write one sentence."
@@ -614,7 +614,7 @@ class Draft:
         "A biased coin."
         return self.random.random() < probability
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f09ce449
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bba7e5c3
 @dataclass
 class Phrase:
     "Something that can be subject or object, in both languages."
@@ -635,12 +635,12 @@ class Phrase:
         living = self.kind in ("person", "family")
         return ("he" if self.gender == "m" else "she") if living else "it", "il" if self.gender == "m" else "elle"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c3315a6b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ed1b57a2
 _POSSESSIVE = {"my": ("mon", "ma", "mes"), "tu": ("ton", "ta", "tes"), "his": ("son", "sa", "ses"), "her": ("son", "sa", "ses"),
                "our": ("notre", "notre", "nos"), "vous": ("votre", "votre", "vos"), "their": ("leur", "leur", "leurs")}
 _DETERMINERS = {"the": ("le", "la", "les"), "a": ("un", "une", "des"), "some": ("du", "de la", "des"), "this": ("ce", "cette", "ces"), "generic": ("le", "la", "les")}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e6d102c7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5ae7a451
 def determiner(
     draft: Draft, # the sentence
     name: str, # the, a, some, this, my ... ten; "none" for de after a negation, "generic" for le that English leaves out
@@ -660,7 +660,7 @@ def determiner(
     else: french = (_DETERMINERS.get(name) or _POSSESSIVE[name])[form]
     return [word("these" if name == "this" and plural else name, d)], [word(french, d, kind="art" if name == "the" else "pre")]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #590f6466
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #da45965d
 def _indefinite(
     name: str, # a, some or none
     noun: Noun, # what it stands before
@@ -677,7 +677,7 @@ def _indefinite(
     else: french = [word("de", labels[0]), word("la" if noun.gender == "f" else "le", labels[0], kind="art")]
     return [word(english, labels[0])], french
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #74c77881
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #62ffa2d3
 def build_phrase(
     draft: Draft, # the sentence
     noun: Noun, # its head
@@ -697,7 +697,7 @@ def build_phrase(
     return Phrase([*det[0], *english, word(noun.english[plural], n)], [*det[1], *before, word(noun.french[plural], n), *after],
                   5 if plural else 2, noun.gender, plural, head=n, kind=noun.kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fd42dbea
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f182570e
 def random_noun(
     draft: Draft, # the sentence
     kinds: Sequence[str], # any of these
@@ -710,7 +710,7 @@ def random_noun(
     fits = [n for n in ALL_NOUNS if n.kind == kind and (mass is None or n.mass == mass)]
     return draft.pick(fits) if fits else random_noun(draft, kinds, mass)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7cfe0ff8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5147f0de
 _OWNERS = ("my", "his", "her", "our", "their", "your", "possessor")
 
 def can_be_owned(
@@ -722,7 +722,7 @@ def can_be_owned(
         return noun.english[0] in ("house", "garden", "school", "town", "street", "village", "shop")
     return True
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #94074a8c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6905ad31
 def random_phrase(
     draft: Draft, # the sentence
     kinds: Sequence[str], # what it may be
@@ -736,18 +736,18 @@ def random_phrase(
     if plural is None: plural = draft.chance(0.3)
     plural = plural and not noun.mass
     if noun.mass and name in ("number", "this", "a"): name = "some"
-    if plural and noun.english[0] in ("mother", "father", "king", "queen"): plural = False
+    if noun.english[0] in ("mother", "father", "king", "queen", "sheep"): plural = False # one of each is enough, and "the sheep" would not say how many
     if name in _OWNERS and not can_be_owned(noun): name = "the"
     if noun.kind == "family" and name in ("the", "a", "this", "some", "number"): name = draft.pick(("my", "his", "her", "our", "their", "your"))
     chosen = random_adjectives(draft, noun) if draft.chance(adjectives) else []
     if name == "possessor": return possessed(draft, noun, plural, chosen)
-    if name == "number" and noun.english[0] in ("king", "queen"): name = "the"
+    if name == "number" and noun.english[0] in ("king", "queen", "sheep"): name = "the"
     if name == "number": name, plural = draft.pick(NUMBERS)[0], True
     if name == "a" and plural: name = "some"
     if negated and name in ("a", "some"): name = "none"
     return build_phrase(draft, noun, name, plural, chosen)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #51b64c14
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3b6dfa42
 def random_adjectives(
     draft: Draft, # the sentence
     noun: Noun, # what they describe
@@ -759,7 +759,7 @@ def random_adjectives(
     before = [a for a in fits if a.place == "before" and a.english not in ("good", "bad", "young")]
     return [draft.pick(before), first] if first.place == "colour" and before and draft.chance(0.4) else [first]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #af98d957
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6a4bc533
 def possessed(
     draft: Draft, # the sentence
     noun: Noun, # what is owned
@@ -775,12 +775,12 @@ def possessed(
     french = [thing.french[0]._replace(links=frozenset([g])), *thing.french[1:], word("de", g), *owner.french]
     return replace(thing, english=[*owner.english, word("'s", g), *thing.english[1:]], french=french)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8c0e4ce3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #84133fb3
 _SUBJECTS = (("I", "je", 0, "m", False), ("he", "il", 2, "m", False), ("she", "elle", 2, "f", False), ("we", "nous", 3, "m", True), ("they", "ils", 5, "m", True))
 _OBJECTS = (("me", "me", "me", 0), ("you", "", "", 4), ("him", "le", "lui", 2), ("her", "la", "lui", 2), ("us", "nous", "nous", 3), ("them", "les", "leur", 5), ("it", "le", "", 2))
 _CLITIC_ORDER = ("me", "te", "se", "nous", "vous", "le", "la", "les", "lui", "leur", "y")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #738c2198
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #227edf7a
 def subject_pronoun(
     draft: Draft, # the sentence; says who `you` is
     english: str, # I, you, he, she, we, they
@@ -793,14 +793,14 @@ def subject_pronoun(
     _, french, person, gender, plural = next(row for row in _SUBJECTS if row[0] == english)
     return Phrase([word(english, label)], [word(french, label)], person, gender, plural, True, label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8f5861d9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7f621ea9
 class Clitic(NamedTuple):
     "An object that is a pronoun."
     english: list[Word] # behind the verb: it, to him
     french: Word # before the verb
     agrees: tuple[str, bool] | None # gender and number that a participle takes from it
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bd15b42b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e3caebd9
 def object_pronoun(
     draft: Draft, # the sentence
     subject: Phrase, # who does it; the object is somebody else
@@ -816,7 +816,7 @@ def object_pronoun(
     agrees = {"him": ("m", False), "it": ("m", False), "her": ("f", False), "them": ("m", True)}.get(english) if indirect is None else None
     return Clitic([*([word(indirect, label)] if indirect else []), word(english, label)], word(french, label, kind="clitic"), agrees)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b28effb1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54c7c53e
 @dataclass
 class Clause:
     "What a clause says, before either language has put it in order."
@@ -835,11 +835,11 @@ class Clause:
     fused: bool = False # isn't, doesn't
     short: bool = False # I'm, he's
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5b4af7cd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #69e30ba5
 _BE = ("am", "are", "is", "are", "are", "are")
 _WAS = ("was", "were", "was", "were", "were", "were")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #956adcc1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b82fb943
 def english_verb(
     clause: Clause, # what to say
     question: str = "", # label of the words that make it a question, or "" for a statement
@@ -858,7 +858,7 @@ def english_verb(
     else: aux, rest = [], [word(head.past if c.tense == "past" else head.s if person == 2 else head.base, h), *tail]
     return aux, _between(c), rest + [word(p, v) for p in c.verb.particles]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1e1912c4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6c489adb
 def _between(
     clause: Clause, # what to say
 ) -> list[Word]: # not, never, no longer, often
@@ -867,7 +867,7 @@ def _between(
     if middle and clause.denial == "not" and clause.fused: middle = [word("n't", "deny" + clause.label)]
     return middle + ([word(clause.adverb[0], "adv" + clause.label)] if clause.adverb else [])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #26b8410b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #12f6f508
 def english_clause(
     clause: Clause, # what to say
     question: str = "", # label for a yes-no question
@@ -876,6 +876,7 @@ def english_clause(
     "A statement, or a question with the auxiliary first."
     aux, middle, rest = english_verb(clause, question, support)
     subject = clause.subject.english
+    if aux and aux[0].text == "am": middle = [w._replace(text="not") if w.text == "n't" else w for w in middle] # nobody says amn't
     if question or support: return [*aux, *subject, *middle, *rest, *clause.english]
     if aux and aux[0].text == "can" and middle and middle[0].text == "not":
         aux, middle = [Word("cannot", aux[0].links | middle[0].links)], middle[1:]
@@ -883,12 +884,12 @@ def english_clause(
         aux = [aux[0]._replace(text={"am": "'m", "is": "'s", "are": "'re"}.get(aux[0].text, aux[0].text))]
     return [*subject, *aux, *middle, *rest, *clause.english]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b3454c4a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3f776ffe
 _REFLEXIVE = ("me", "te", "se", "nous", "vous", "se")
 _INVERTED = ("-je", "-tu", "-il", "-nous", "-vous", "-ils")
 _DENIAL = {"not": "pas", "never": "jamais", "no longer": "plus"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #59a15c5e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b3ff4bc5
 def agree(
     participle: str, # masculine singular
     gender: str, # of what it agrees with
@@ -897,7 +898,7 @@ def agree(
     "A participle or regular adjective that agrees."
     return participle + ("e" if gender == "f" else "") + ("s" if plural and not (gender == "m" and participle.endswith("s")) else "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1a9aa1b7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #00a367d2
 def french_verb(
     clause: Clause, # what to say
     inverted: Word | None = None, # the subject, if it stands behind the verb
@@ -914,7 +915,7 @@ def french_verb(
     if inner is not None: group += [*inner, *clitics]
     return [*group, *behind, *(word(t, v) for t in verb.tail), *([word(verb.preposition, v)] if verb.preposition and not c.clitics else [])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fea4a48a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0bcf0864
 def _french_forms(
     clause: Clause, # what to say
 ) -> tuple[Word, list[Word], list[Word] | None]: # finite verb, what follows, and what stands before an infinitive's pronouns (None: no infinitive)
@@ -930,14 +931,14 @@ def _french_forms(
     participle = agree(verb.forms[6], *agreed) if agreed else verb.forms[6]
     return word(auxiliary.forms[person], c.other or v), [word(participle, v)], None
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e64a332f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d7851724
 def french_clause(
     clause: Clause, # what to say
 ) -> list[Word]: # in order
     "A French statement."
     return [*clause.subject.french, *french_verb(clause), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0017c89a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #de5ed5e8
 def random_subject(
     draft: Draft, # the sentence
     kinds: Sequence[str] = ("person", "person", "family", "animal"), # of a noun
@@ -950,7 +951,7 @@ def random_subject(
     if at < 0.6: return both(draft, *(draft.pick([n for n in NAMES if n[1] == g]) for g in draft.pick(("fm", "ff", "mf"))))
     return random_phrase(draft, kinds, ("the", "the", "the", "a", "my", "his", "her", "our", "this", "your", "number"), adjectives=0.25)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #17364e65
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5efbb75b
 def named(
     draft: Draft, # the sentence
     name: tuple[str, str], # a row of NAMES
@@ -959,7 +960,7 @@ def named(
     label = draft.label()
     return Phrase([word(name[0], label)], [word(name[0], label)], 2, name[1], head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9f036208
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #495eac60
 def both(
     draft: Draft, # the sentence
     first: tuple[str, str], # a row of NAMES
@@ -971,11 +972,11 @@ def both(
     gender = "f" if first[1] == second[1] == "f" else "m"
     return Phrase([*a.english, word("and", label), *b.english], [*a.french, word("et", label), *b.french], 5, gender, True, head=a.head)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ed1a4293
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9d31299e
 _FREE = ("the", "the", "the", "a", "a", "my", "his", "her", "our", "their", "your", "this", "number", "possessor")
 _DEFINITE = ("the", "the", "the", "my", "his", "her", "our", "their", "your", "this", "possessor")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5cd7dca6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #155cf168
 def random_object(
     draft: Draft, # the sentence
     verb: Verb, # what is done
@@ -994,7 +995,7 @@ def random_object(
     found = random_phrase(draft, kinds, _DEFINITE if definite else _FREE, denied)
     return with_relative(draft, found) if draft.chance(0.08) else found
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a5a116f3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f5ce2c62
 def with_relative(
     draft: Draft, # the sentence
     phrase: Phrase, # a noun
@@ -1012,7 +1013,7 @@ def with_relative(
     joint = ([], []) if phrase.kind in ("person", "family") else ([word("that", label)], [word("que", label)])
     return replace(phrase, english=[*phrase.english, *joint[0], *english_clause(clause)], french=[*phrase.french, *joint[1], *french_clause(clause)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9c7d5241
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54b7ec1d
 def random_tense(
     draft: Draft, # the sentence
     clause: Clause, # gets tense, modal, denial and adverb
@@ -1033,7 +1034,7 @@ def random_tense(
     clause.short = not clause.fused and draft.chance(0.3)
     return {"simple": "" if "stative" in verb.flags or clause.adverb else "habit", "progressive": "now", "past": "past", "future": "future"}.get(tense, "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3f2aa566
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4609c8bd
 def add(
     clause: Clause, # to add to
     table: str, # of fixed phrases
@@ -1044,7 +1045,7 @@ def add(
     english = [w._replace(text=part) for w in english for part in w.text.split("_")]
     clause.english, clause.french = [*clause.english, *english], [*clause.french, *[w._replace(kind="art") if w.text in ("le", "la", "les") else w for w in french]]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #10542ec3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8194e01d
 def do_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1054,13 +1055,14 @@ def do_something(
     if verb is not HAVE and "generic" not in verb.flags and draft.chance(0.25):
         human = {"person", "family"} & set(verb.objects)
         only = (("him", "her", "them") if clause.tense == "past" else ("me", "you", "him", "her", "us", "them")) if human else ("it", "them")
+        if verb.objects == ("drink",): only = ("it",)
         pronoun = object_pronoun(draft, clause.subject, only=only)
         clause.english, clause.clitics, clause.agrees = [*pronoun.english], [pronoun.french], pronoun.agrees
     else:
         found = random_object(draft, verb, denied)
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #61392bae
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e65f6e39
 def do_to_someone(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1074,7 +1076,7 @@ def do_to_someone(
         if any(w.text == "some" for w in found.english): found = build_phrase(draft, random_noun(draft, clause.verb.objects), "our")
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ed3d7e16
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #13688bff
 def give_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1093,7 +1095,7 @@ def give_something(
         taker = object_pronoun(draft, clause.subject, "to", ("me", "you", "him", "her", "us"))
         clause.english, clause.clitics, clause.agrees = [*thing.english, *taker.english], [thing.french, taker.french], thing.agrees
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #74f7bdf9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #14f2ddb2
 def go_somewhere(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1104,7 +1106,7 @@ def go_somewhere(
         clause.english, clause.clitics = [word("there", label)], [word("y", label, kind="clitic")]
     else: add(clause, GOALS, draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fe34f81d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7761488c
 def random_action(
     draft: Draft, # the sentence
     subject: Phrase, # who does it
@@ -1125,7 +1127,7 @@ def random_action(
     if when and times and draft.chance(0.35): add(clause, TIMES[times], draft)
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bd369846
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8327706c
 def manner(
     draft: Draft, # the sentence
     clause: Clause, # of a verb without object
@@ -1137,7 +1139,7 @@ def manner(
         label = draft.label()
         clause.english, clause.french = [word(english, label)], [word(french, label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6039fa3b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #405917ef
 IDIOMS = """
 hungry/1 | faim/1
 thirsty/1 | soif/1
@@ -1150,7 +1152,7 @@ STATES = "late/1 | en/1 retard/1; angry/1 | en/1 colère/1; on/1 holiday/2 | en/
 JOBS = {"m": "teacher doctor singer baker farmer student lawyer writer painter engineer gardener journalist musician".split(), "f": "nurse actress waitress".split()}
 BE_WITH_HAVE = replace(BE, infinitive="avoir", forms=HAVE.forms) # English is, French has: être faim is avoir faim
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #28cd937b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #720f0b0d
 def be_something(
     draft: Draft, # the sentence
     subject: Phrase, # who or what
@@ -1159,7 +1161,7 @@ def be_something(
 ) -> Clause: # in the present
     "How somebody or something is."
     clause, way = Clause(subject, BE, draft.label()), draft.pick(ways)
-    clause.denial = draft.pick(("not", "not", "never", "no longer")) if draft.chance(0.25) else ""
+    clause.denial = draft.pick(("not", "not", "no longer")) if draft.chance(0.25) else ""
     clause.fused, clause.short = (True, False) if draft.chance(0.35) else (False, draft.chance(0.4))
     if subject.kind not in ("person", "family", "animal"): way = way if way in "ac" else "a"
     if (way == "j" and (subject.kind == "animal" or subject.person in (0, 3, 4))) or (subject.person == 4 and draft.you is None and way in "acj"): way = "s"
@@ -1169,16 +1171,17 @@ def be_something(
     elif way == "l": add(clause, PLACES, draft)
     elif way == "a": _be_adjective(draft, clause, names)
     else: {"c": _be_compared, "j": _be_job, "f": _be_afraid}[way](draft, clause)
+    if way in "is" and clause.denial and draft.chance(0.3): clause.denial = "never"
     if way in "is" and not clause.denial and not subject.pronoun and draft.chance(0.15): clause.adverb = draft.pick(FREQUENCY) if subject.kind in ("person", "family", "animal") else None
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #308fdfde
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d99264a7
 def _fitting(draft: Draft, subject: Phrase, names: Sequence[str] | None = None) -> Adjective:
     "An adjective that can be said of a subject."
     fits = [a for a in ALL_ADJECTIVES if subject.kind in a.kinds and (names is None or a.english in names) and a.place != "colour" and a.english not in ("new", "good", "bad", "pretty", "long")]
     return draft.pick(fits or [a for a in ALL_ADJECTIVES if a.english == "old"])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ced32aa3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d5e0bdf3
 def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = None) -> None:
     "She is (very) happy."
     adjective, label = _fitting(draft, clause.subject, names), draft.label()
@@ -1186,7 +1189,7 @@ def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = No
     clause.english = [*([word("very", very)] if very else []), word(adjective.english, label)]
     clause.french = [*([word("très", very)] if very else []), word(adjective.french[clause.subject.gender, clause.subject.plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1ceccb20
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eb7d529b
 COMPARATIVES = {"big": "bigger", "small": "smaller", "old": "older", "young": "younger", "strong": "stronger", "rich": "richer", "happy": "happier", "kind": "kinder",
                 "brave": "braver", "heavy": "heavier", "fast": "faster", "light": "lighter", "clean": "cleaner", "dirty": "dirtier"}
 
@@ -1202,7 +1205,7 @@ def _be_compared(draft: Draft, clause: Clause) -> None:
     if clause.denial == "no longer": clause.denial = "not"
     clause.english, clause.french = [*english, *other.english], [word(left, more), french, word(right, than), *other.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #80df102f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cfe3af8e
 def _be_job(draft: Draft, clause: Clause) -> None:
     "He is a teacher, and French has no article for it."
     job = draft.pick(JOBS[clause.subject.gender])
@@ -1211,20 +1214,20 @@ def _be_job(draft: Draft, clause: Clause) -> None:
     clause.english = [*([] if plural else [word("a", label)]), word(noun.english[plural], label)]
     clause.french = [word(noun.french[plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1281f2b1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dc7e4ecf
 def _be_afraid(draft: Draft, clause: Clause) -> None:
     "They are afraid of the wolf."
     a, of, feared = draft.label(), draft.label(), random_phrase(draft, ("animal", "person", "animal"), ("the", "the", "my", "his", "this", "our"))
     clause.english, clause.french = [word("afraid", a), word("of", of), *feared.english], [word("peur", a), word("de", of), *feared.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #05871b4e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cfe9fce4
 class Sentence(NamedTuple):
     "Both sides before the rules of sound."
     english: list[Word]
     french: list[Word]
     end: str = "." # full stop, question or exclamation mark
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c756e37e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e0828918
 def statement(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody does something
@@ -1232,7 +1235,7 @@ def statement(
     clause = random_action(draft, random_subject(draft))
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8f1f29f8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #79d0e7aa
 def description(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody or something is somehow
@@ -1244,7 +1247,7 @@ def description(
     clause = be_something(draft, subject)
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6d38be59
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cab8b582
 def existence(
     draft: Draft, # the sentence
 ) -> Sentence: # there is something somewhere
@@ -1259,7 +1262,7 @@ def existence(
     french = [word("il", there), *no, word("y", there), word("a", v), *([word("pas", there + "no")] if deny else []), *thing.french]
     return Sentence([*english, *clause.english], [*french, *clause.french])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3b2a5eb8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #efd64eed
 def inverted(
     clause: Clause, # whose subject goes behind the verb
     label: str = "", # of the subject, where it is a noun
@@ -1272,7 +1275,7 @@ def inverted(
     links = subject.french[0].links if subject.pronoun else frozenset([subject.head or label])
     return Word(hyphen + pronoun, links)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #83002c1c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #585ceb1e
 def turned(
     clause: Clause, # a question
 ) -> list[Word]: # a French question with the verb before its pronoun
@@ -1280,7 +1283,7 @@ def turned(
     front = [] if clause.subject.pronoun else clause.subject.french
     return [*front, *french_verb(clause, inverted(clause)), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5418911d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5042a54d
 def undenied(
     draft: Draft, # the sentence
     make: Callable[[], Clause], # draws a clause
@@ -1290,7 +1293,7 @@ def undenied(
     clause.fused = clause.short = False
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8169ba38
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #770d4b7d
 def asked_whether(
     draft: Draft, # the sentence
     clause: Clause, # denies nothing
@@ -1301,7 +1304,7 @@ def asked_whether(
         return Sentence(english_clause(clause, support=clause.other or clause.label), turned(clause), "?")
     return Sentence(english_clause(clause, question=q), [word("est", q), word("-ce", q), word("que", q), *french_clause(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #52729b8e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #53dd1f0d
 def yes_no_question(
     draft: Draft, # the sentence
 ) -> Sentence: # is it so?
@@ -1310,14 +1313,14 @@ def yes_no_question(
     state = draft.chance(0.3)
     return asked_whether(draft, undenied(draft, lambda: be_something(draft, subject, "aaacisjl") if state else random_action(draft, subject)))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8bd6defe
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dcf39197
 def wh_question(
     draft: Draft, # the sentence
 ) -> Sentence: # where, when, why, what, who, which, how many
     "A question with a question word."
     return draft.pick((_ask_adverb, _ask_adverb, _ask_object, _ask_object, _ask_subject))(draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #36ca82af
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #856e4cbd
 _ASKED = (("where", "où"), ("when", "quand"), ("why", "pourquoi"))
 
 def _ask_adverb(draft: Draft) -> Sentence:
@@ -1327,10 +1330,11 @@ def _ask_adverb(draft: Draft) -> Sentence:
     ways = {"where": "imm", "when": "im", "why": "tid"}[english]
     tenses = ("progressive", "past", "future") if english != "when" else ("past", "future")
     clause = undenied(draft, lambda: random_action(draft, subject, tenses, False, ways))
+    if "back" in clause.verb.particles: clause.verb = replace(GO, flags=clause.verb.flags)
     if english != "why": clause.english, clause.french, clause.clitics = [], [], []
     return _turned_question(draft, clause, [word(english, w)], [word(french, w)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b91e0cfd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d45c83fb
 def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: list[Word]) -> Sentence:
     "A question word in front, then auxiliary and subject, in French verb and pronoun."
     clause.adverb = None
@@ -1338,7 +1342,7 @@ def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: 
     support = clause.other if clause.tense in ("past", "future", "modal") else clause.label
     return Sentence([*english, *english_clause(clause, support=support)], [*french, *turned(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #349750bc
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2476f052
 def _ask_object(draft: Draft) -> Sentence:
     "What is he eating? Which book did she buy? How many cups do you see?"
     verb = draft.pick([v for v in TRANSITIVE_VERBS if "generic" not in v.flags and v.base not in ("look", "listen", "invite", "help", "call", "thank", "meet")])
@@ -1353,7 +1357,7 @@ def _ask_object(draft: Draft) -> Sentence:
     else: english, french = [word("which", w)], [word(("quel" if noun.gender == "m" else "quelle") + "s" * plural, w)]
     return _turned_question(draft, clause, [*english, word(noun.english[plural], n)], [*french, word(noun.french[plural], n)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e1a80d5e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1448fa2d
 def _ask_subject(draft: Draft) -> Sentence:
     "Who is wearing a hat?"
     w = draft.label()
@@ -1361,7 +1365,7 @@ def _ask_subject(draft: Draft) -> Sentence:
     clause = undenied(draft, lambda: random_action(draft, who, ("simple", "progressive", "past", "future")))
     return Sentence(english_clause(clause), french_clause(clause), "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b0b25f8f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8c227dfe
 def order(
     draft: Draft, # the sentence; says whether to tu or vous
 ) -> Sentence: # do this!
@@ -1375,7 +1379,7 @@ def order(
     english = [*aux, word(verb.base, clause.label), *(word(p, clause.label) for p in verb.particles), *clause.english]
     return Sentence(english, _french_order(clause), draft.pick((".", "!")))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7ea05775
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a7b8b622
 _ORDERED = tuple(v for v in TRANSITIVE_VERBS if v.base in ("eat", "drink", "buy", "read", "write", "wash", "clean", "open", "close", "repair", "carry", "wait", "listen", "look", "take", "choose", "keep", "help", "call", "invite", "prepare", "cut", "hide", "follow", "touch", "sell"))
 _ORDERED_ALONE = tuple(v for v in INTRANSITIVE_VERBS if v.base in ("sleep", "work", "run", "sing", "dance", "smile", "play", "get", "hurry", "rest", "cry", "shout", "wake"))
 
@@ -1390,7 +1394,7 @@ def _french_order(clause: Clause) -> list[Word]:
     strong = {"me": "moi", "te": "toi"}
     return [word(form, c.label), *(w._replace(text="-" + strong.get(w.text, w.text), kind="") for w in behind), *c.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #019e5a80
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3d97d2a7
 def again(
     draft: Draft, # the sentence
     phrase: Phrase, # said before
@@ -1400,7 +1404,7 @@ def again(
     label = draft.label()
     return replace(phrase, english=[word(english, label)], french=[word(french, label)], pronoun=True, head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #031421a9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1394cbf6
 MOODS = ("tired", "happy", "sad", "ill", "lazy", "curious", "jealous", "kind", "brave", "intelligent", "polite") # that somebody does something for
 
 def reason(
@@ -1412,7 +1416,7 @@ def reason(
     b, second = draft.label(), undenied(draft, lambda: be_something(draft, again(draft, subject), "aais", MOODS))
     return Sentence([*english_clause(first), word("because", b), *english_clause(second)], [*french_clause(first), word("parce", b), word("que", b), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7667bda7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cf5b14cc
 _JOINTS = (("and", "et"), ("but", "mais"), ("while", "pendant que"), ("when", "quand"))
 
 def joined(
@@ -1428,7 +1432,7 @@ def joined(
     stop = [word(",", comma)] if english in ("and", "but") else []
     return Sentence([*english_clause(first), *stop, word(english, j), *english_clause(second)], [*french_clause(first), *stop, *(word(f, j) for f in french.split()), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5a12a03e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d49f9ac0
 def taken_up(
     draft: Draft, # the sentence
 ) -> Sentence: # a thing, and what is done with it
@@ -1444,7 +1448,7 @@ def taken_up(
     second.english, second.clitics, second.agrees = [word("them" if thing.plural else "it", label)], [word(form, label, kind="clitic")], (thing.gender, thing.plural)
     return Sentence([*english_clause(first), word(",", comma), word(but[0], comma + "b"), *english_clause(second)], [*french_clause(first), word(",", comma), word(but[1], comma + "b"), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bd2403f1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #78056965
 def thought(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody thinks that something is so
@@ -1455,7 +1459,7 @@ def thought(
     second = be_something(draft, subject) if draft.chance(0.5) else random_action(draft, subject)
     return Sentence([*english_clause(first), word("that", t), *english_clause(second)], [*french_clause(first), word("que", t), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0efae2c5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d0288b1f
 WEATHER = "it/1 is/2 raining/2 | il/1 pleut/2; it/1 is/2 snowing/2 | il/1 neige/2; it/1 is/2 cold/3 | il/1 fait/2 froid/3; it/1 is/2 hot/3 | il/1 fait/2 chaud/3; it/1 is/2 late/3 | il/1 est/2 tard/3"
 
 def condition(
@@ -1470,12 +1474,12 @@ def condition(
     if english == "because": return Sentence([*second[0], *first[0]], [*second[1], *first[1]])
     return Sentence([*first[0], word(",", comma), *second[0]], [*first[1], word(",", comma), *second[1]])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #118238ab
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2106a692
 ADDRESSES = (("Mum", "maman", True, "f", False), ("Dad", "papa", True, "m", False), *((n, n, True, g, False) for n, g in NAMES), ("my friend", "mon ami", True, "m", False),
              ("sir", "monsieur", False, "m", False), ("madam", "madame", False, "f", False), ("doctor", "docteur", False, "m", False),
              ("children", "les enfants", False, "m", True), ("girls", "les filles", False, "f", True), ("my friends", "mes amis", False, "m", True))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1026bd5c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #14f16d45
 def addressed(
     draft: Draft, # the sentence
 ) -> Sentence: # Mum, are you tired?
@@ -1496,14 +1500,14 @@ def addressed(
     if draft.chance(0.5): return Sentence([*name[0], word(",", comma), *made.english], [*name[1], word(",", comma), *made.french], made.end)
     return Sentence([*made.english, word(",", comma), *name[0]], [*made.french, word(",", comma), *name[1]], made.end)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cc8fd1e9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54c34f2c
 class AlignedPair(NamedTuple):
     "A sentence, its translation, and which token became which."
     source: str # English
     target: str # French
     alignment: list[tuple[int, int]] # (source token, target token), tokens as `cut_text` and `WordTokenizer` cut them
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5694c3ef
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #380f07d8
 def finish(
     made: Sentence, # from a construction
 ) -> AlignedPair: # text and alignment
@@ -1516,14 +1520,14 @@ def finish(
         rows.append([first, *side[1:], end])
     return AlignedPair(*(join_tokens([w.text for w in row]) for row in rows), align(*rows))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #88510ed1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5a2ce83f
 CONSTRUCTIONS: dict[str, tuple[Callable[[Draft], Sentence], int]] = {
     "statement": (statement, 8), "description": (description, 4), "existence": (existence, 2), "yes_no_question": (yes_no_question, 3), "wh_question": (wh_question, 3),
     "order": (order, 2), "reason": (reason, 2), "joined": (joined, 2), "taken_up": (taken_up, 3), "thought": (thought, 2), "condition": (condition, 2), "addressed": (addressed, 3),
 }
 SIMPLE = ("statement", "description", "existence") # one clause each, no questions
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7e7456b5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0e0d9a4
 class BilingualGrammar:
     "Writes English-French pairs with word alignments, as many as are asked for."
     def __init__(self,
@@ -1543,7 +1547,7 @@ class BilingualGrammar:
     def __iter__(self) -> Iterator[AlignedPair]:
         while True: yield self.pair()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d3b1660d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9496c351
 def make_pairs(
     n: int, # how many
     seed: int = 0, # the same seed, the same pairs
@@ -1558,7 +1562,7 @@ def make_pairs(
         elif tries > 100 * n + 1000: raise ValueError(f"only {len(pairs)} different sentences came in {tries} tries")
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ec9758fe
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a3ce76dd
 def alignment_matrix(
     pair: AlignedPair, # with S source and T target tokens
 ) -> list[list[float]]: # (T, S); each row sums to 1, shared out among the source tokens of a target token
@@ -1567,7 +1571,7 @@ def alignment_matrix(
     for i, j in pair.alignment: rows[j][i] = 1.0
     return [[value / max(1.0, sum(row)) for value in row] for row in rows]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4b2547a2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2e9624e0
 def write_pairs(
     path: str | Path, # a tab-separated file
     pairs: Iterable[AlignedPair], # what to write
@@ -1578,7 +1582,7 @@ def write_pairs(
     links = lambda pair: " ".join(f"{i}-{j}" for i, j in pair.alignment)
     path.write_bytes("".join(f"{p.source}\t{p.target}\t{links(p)}\n" for p in pairs).encode())
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a8e1aa7e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c6e99e01
 def read_aligned(
     path: str | Path, # a file that `write_pairs` wrote
 ) -> list[AlignedPair]: # as they were
@@ -1591,7 +1595,7 @@ def read_aligned(
         except ValueError: raise DataError("source, target and an alignment like 0-0 1-2 were expected, with tabs between", path, n) from None
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #aaa090e3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b165b35b
 SAMPLE_SIZES = {"train": 10_000, "valid": 500, "test": 500}
 
 def make_sample(
@@ -1604,7 +1608,7 @@ def make_sample(
         write_pairs(Path(folder) / f"{name}.tsv", pairs[at:at + size])
         at += size
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dc6c5160
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #616ade9c
 @dataclass
 class GrammarConfig:
     "Writes English-French sentence pairs with word alignments to a tab-separated file."
@@ -1613,7 +1617,7 @@ class GrammarConfig:
     seed: int = 0 # the same seed, the same pairs
     constructions: tuple[str, ...] = () # only these; all if none is given
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1447c09f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0b5aae82
 def main(
     args: Sequence[str] | None = None, # None: the command line's
 ) -> None:
@@ -1624,5 +1628,5 @@ def main(
     write_pairs(config.output, pairs)
     print(f"{len(pairs):,} pairs in {config.output}")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #72fa5b5d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #291b2928
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
