@@ -8,7 +8,7 @@ __all__ = ['CHECKS', 'check_masked_softmax', 'check_attention', 'check_causal_ma
            'check_temperature_for', 'check_pre_norm_block', 'check_local_mask', 'check_linear_attention', 'Grades',
            'grade', 'grade_notebook', 'GradeConfig', 'grade_class', 'main']
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #7ce33cc6
+# %% ../../nbs/stage1_attention/08_checks.ipynb #36631363
 import csv
 import json
 import math
@@ -31,7 +31,7 @@ from .multihead import MultiHeadAttention
 from .scores import masked_softmax
 from ..toolkit.checking import Case, Comparison, Verdict, check, close
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #0848ad51
+# %% ../../nbs/stage1_attention/08_checks.ipynb #cdc3a92f
 def _numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -39,7 +39,7 @@ def _same_type(got: object, dtype: torch.dtype) -> Comparison:
     if not isinstance(got, Tensor): return Comparison(False, f"came a {type(got).__name__}, expected a tensor")
     return Comparison(got.dtype == dtype, f"came {got.dtype}, expected {dtype}")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #35381050
+# %% ../../nbs/stage1_attention/08_checks.ipynb #cd79f6b0
 def check_masked_softmax(
     function: Callable, # yours: (scores, mask) -> weights
 ) -> Verdict:
@@ -66,7 +66,7 @@ def check_masked_softmax(
     return check(function, cases | broken, {says: (test, list(cases)) for says, test in tests.items()} | {
         "a NaN in a real score stays in sight": (lambda f, s, m: bool(f(s, m).isnan().any()), list(broken))}, "masked_softmax")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #53fde170
+# %% ../../nbs/stage1_attention/08_checks.ipynb #86423ba5
 def check_attention(
     function: Callable, # yours: (query, key, value, mask=None) -> (context, weights)
 ) -> Verdict:
@@ -87,7 +87,7 @@ def check_attention(
         "what stands at a masked key does not matter": (garbage, ["the second sequence has two real keys"]),
     }, "attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #d05e1c8a
+# %% ../../nbs/stage1_attention/08_checks.ipynb #41f33470
 def _lengths(*lengths: int) -> dict[str, tuple]: return {f"length {n}": (n,) for n in lengths}
 
 def check_causal_mask(
@@ -102,7 +102,7 @@ def check_causal_mask(
         "everybody sees all that came before": lambda f, n: close(f(n).float(), torch.ones(n, n).tril()),
     }, "causal_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #30028485
+# %% ../../nbs/stage1_attention/08_checks.ipynb #13c52739
 def check_padding_mask(
     function: Callable, # yours: (lengths) -> mask
 ) -> Verdict:
@@ -114,7 +114,7 @@ def check_padding_mask(
         "the real positions come first": lambda f, n: close(f(n).float(), library.padding_mask(n).float()),
     }, "padding_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #20ce0402
+# %% ../../nbs/stage1_attention/08_checks.ipynb #cf196ab7
 def check_split_heads(
     function: Callable, # yours: (x, num_heads) -> (B, H, L, D / H)
 ) -> Verdict:
@@ -126,7 +126,7 @@ def check_split_heads(
         "every head has its own slice": lambda f, x, h: close(f(x, h), expected(x, h)),
     }, "split_heads")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #459f1806
+# %% ../../nbs/stage1_attention/08_checks.ipynb #f41dc079
 def check_merge_heads(
     function: Callable, # yours: (x) -> (B, L, H * d)
 ) -> Verdict:
@@ -137,7 +137,7 @@ def check_merge_heads(
         "a position gets back its own heads, side by side": lambda f, x: close(f(x), expected(x)),
     }, "merge_heads")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #908a2fe3
+# %% ../../nbs/stage1_attention/08_checks.ipynb #f217f217
 def check_sinusoidal_positions(
     function: Callable, # yours: (length, dim) -> (length, dim)
 ) -> Verdict:
@@ -151,7 +151,7 @@ def check_sinusoidal_positions(
         "the frequencies fall from 1 towards 1/10,000": lambda f, n, d: close(f(n, d).float(), expected(n, d), 1e-4),
     }, "sinusoidal_positions")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #388c38cc
+# %% ../../nbs/stage1_attention/08_checks.ipynb #2a7d07e9
 def _turned(x: Tensor, base: float = 10000.) -> Tensor:
     L, D = x.shape[-2:]
     angle = torch.arange(L)[:, None] / base ** (torch.arange(0, D, 2) / D)
@@ -173,7 +173,7 @@ def check_rotate(
         "each pair turns at its own speed": lambda f, x: close(f(x), _turned(x), 1e-4),
     }, "rotate")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #bd71d53a
+# %% ../../nbs/stage1_attention/08_checks.ipynb #f4607491
 class _LargestProduct(torch.overrides.TorchFunctionMode):
     "Notes the number of elements of the largest tensor that any torch function returns."
     def __init__(self): super().__init__(); self.largest = 0
@@ -187,7 +187,7 @@ def _in_blocks(f: Callable, q: Tensor, k: Tensor, v: Tensor, block: int) -> Comp
     allowed = max(q.shape[-2] * block, k.numel(), v.numel())
     return Comparison(seen.largest <= allowed, f"came a tensor of {seen.largest} elements, expected none beyond {allowed}: {q.shape[-2]} queries times a block of {block}")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #3c55b430
+# %% ../../nbs/stage1_attention/08_checks.ipynb #34a29388
 def check_online_attention(
     function: Callable, # yours: (query, key, value, block) -> context
 ) -> Verdict:
@@ -201,7 +201,7 @@ def check_online_attention(
         "there is never a full table of scores": (_in_blocks, ["64 queries, 64 keys"]),
     }, "online_attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #4b7debfb
+# %% ../../nbs/stage1_attention/08_checks.ipynb #8e0a6723
 def check_temperature_for(
     function: Callable, # yours: (scores, keys) -> temperature
 ) -> Verdict:
@@ -215,7 +215,7 @@ def check_temperature_for(
         "softmax at that temperature spreads over that many keys": spread,
     }, "temperature_for")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #19a6ee7d
+# %% ../../nbs/stage1_attention/08_checks.ipynb #8dea0581
 def check_pre_norm_block(
     function: Callable, # yours: (x, attention, norm1, feedforward, norm2) -> x
 ) -> Verdict:
@@ -235,7 +235,7 @@ def check_pre_norm_block(
         "norm, branch, sum; twice": lambda f, *a: close(f(*a), expected(*a)),
     }, "pre_norm_block")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #70ec7e69
+# %% ../../nbs/stage1_attention/08_checks.ipynb #12dc49f6
 def check_local_mask(
     function: Callable, # yours: (length, window) -> mask
 ) -> Verdict:
@@ -248,7 +248,7 @@ def check_local_mask(
         "it sees as far back as the window, and no further": lambda f, n, w: close(f(n, w).float(), expected(n, w).float()),
     }, "local_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #8d5a0b2d
+# %% ../../nbs/stage1_attention/08_checks.ipynb #96077526
 def check_linear_attention(
     function: Callable, # yours: (query, key, value) -> context
 ) -> Verdict:
@@ -269,11 +269,11 @@ def check_linear_attention(
         "there is never an L x L table": (linear, ["200 positions"]),
     }, "linear_attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #a407b4a3
+# %% ../../nbs/stage1_attention/08_checks.ipynb #9fc0f1bb
 CHECKS: dict[str, Callable[[Callable], Verdict]] = {
     name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_") and callable(found)}
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #bb7182d7
+# %% ../../nbs/stage1_attention/08_checks.ipynb #16395ccc
 @dataclass(frozen=True)
 class Grades:
     "One verdict for each exercise; prints as a table."
@@ -297,7 +297,7 @@ def grade(
         found[name] = CHECKS[name](namespace[name]) if name in namespace else missing
     return Grades(found)
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #9b3b6387
+# %% ../../nbs/stage1_attention/08_checks.ipynb #c4bd8e01
 def _late(*_) -> None: raise TimeoutError("it takes longer than the time limit")
 
 def _run_cells(path: str, seconds: int) -> tuple[dict[str, object], int]:
@@ -326,7 +326,7 @@ def _grade_here(path: str, results: str, seconds: int) -> None:
             file.write(json.dumps({name: verdict.state, "why": f"{verdict.broken} {verdict.problem}".strip()}) + "\n")
             file.flush()
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #320a4f50
+# %% ../../nbs/stage1_attention/08_checks.ipynb #fff039a1
 def grade_notebook(
     path: str | Path, # a notebook with answers
     cell_seconds: int = 20, # limit for each cell and each check
@@ -347,7 +347,7 @@ def grade_notebook(
     row["passed"] = sum(row[name] == "passed" for name in CHECKS)
     return row
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #e3a5d47f
+# %% ../../nbs/stage1_attention/08_checks.ipynb #5816e76a
 @dataclass
 class GradeConfig:
     "Grade notebooks: one row each, on screen and as CSV."
@@ -368,7 +368,7 @@ def grade_class(
             writer.writerows(rows)
     return rows
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #02fb5622
+# %% ../../nbs/stage1_attention/08_checks.ipynb #bdd5b2d1
 def main() -> None:
     "The command line: `python -m stage_modules.attention.exercises NOTEBOOK.ipynb ... --output grades.csv`."
     for row in grade_class(tyro.cli(GradeConfig)): print(f"{row['notebook']:40s} {row['passed']:2d} of {len(CHECKS)} passed, {row['cells_failed']} cells failed")
