@@ -7,5 +7,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["read_pairs", "load_tatoeba", "split_pairs", "normalise", "Vocab", "WordTokenizer", "BPETokenizer", "build_tokenizers",
                  "save_tokenizer", "load_tokenizer", "tokenizer_from_json", "encode_pairs", "Batch", "make_batch", "BucketedBatches"],
         "grammar": ["AlignedPair", "BilingualGrammar", "make_pairs", "make_sample"],
+        "attention": ["Attention", "PlainAttention", "BahdanauAttention", "register_attention", "build_attention"],
+        "model": ["ModelConfig", "Encoded", "LSTMEncoder", "DecoderState", "RecurrentDecoder", "Seq2Seq", "build_model", "sequence_loss"],
+        "translate": ["Translator", "Translation"],
+        "evaluate": ["corpus_bleu", "group_references"],
+        "train": ["TrainConfig"],
+        "explore": ["draw_attention", "draw_against_gold", "forced_attention", "alignment_error_rate", "explore_attention"],
     },
 )
