@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from stage_modules.seq2seq.translate import Translator  # noqa: E402
 from stage_modules.toolkit.plots import attention_heatmap, use_style  # noqa: E402
 
-SENTENCE = "I don't like the red car ."
+SENTENCE = "The old princess is not at the airport."
 TO = Path(__file__).resolve().parent.parent / "nbs/images/translation.png"
 
 
