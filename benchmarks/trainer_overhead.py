@@ -1,22 +1,18 @@
 """What the Trainer costs beside ten lines of plain torch: the same model, batches and optimizer, trained in turn, several times.
 
 Prints milliseconds per step and saves benchmarks/results/trainer_overhead.json. Needs no download."""
-import datetime
-import json
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 
+import common
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from stage_modules.toolkit.training import Trainer, TrainingConfig, make_optimizer
 
-NEEDS_DATA = False
-VOCABULARY, STEPS, ROUNDS = 1000, 40, 7
+VOCABULARY, STEPS, ROUNDS = 1000, 20, 7
 SIZES = {"small": 32, "medium": 128, "large": 256} # features of embedding and recurrent layer
 
 
@@ -64,7 +60,7 @@ def trained(dim: int, batches: list) -> float:
     return time.perf_counter() - start
 
 
-def main() -> dict:
+def main() -> Path:
     "Measures, prints, saves."
     batches, results = make_batches(), {}
     for name, dim in SIZES.items():
@@ -74,12 +70,7 @@ def main() -> dict:
         results[name] = {"features": dim, "bare_ms_per_step": round(plain, 3), "trainer_ms_per_step": round(ours, 3),
                          "median_ratio": round(statistics.median(b / a for a, b in pairs), 3)}
         print(f"{name:7s} bare {plain:7.2f} ms   Trainer {ours:7.2f} ms   ratio {results[name]['median_ratio']:.3f}")
-    report = {"name": "trainer_overhead", "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-              "torch": torch.__version__, "results": results}
-    path = Path(__file__).parent / "results" / "trainer_overhead.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    return common.save("trainer_overhead", results, steps=STEPS, rounds=ROUNDS)
 
 
-if __name__ == "__main__": sys.exit(main() and None)
+if __name__ == "__main__": main()
