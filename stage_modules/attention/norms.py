@@ -6,7 +6,7 @@
 __all__ = ['gradient_norm', 'layer_norm', 'TransformerEncoderLayer', 'TransformerEncoder', 'ReversalNet', 'gradient_profile',
            'train_reversal']
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #3851f302
+# %% ../../nbs/stage1_attention/06_norms.ipynb #aaf52cb4
 from collections.abc import Iterable
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, gelu, relu
 
 from .multihead import MultiHeadAttention
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #1f0c5749
+# %% ../../nbs/stage1_attention/06_norms.ipynb #7dd5f77f
 def gradient_norm(
     parameters: Iterable[nn.Parameter], # those of one layer, say; ones without a gradient count as zero
 ) -> float: # Euclidean norm of all their gradients together
@@ -23,7 +23,7 @@ def gradient_norm(
     squares = [p.grad.detach().double().square().sum() for p in parameters if p.grad is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #3764e4c4
+# %% ../../nbs/stage1_attention/06_norms.ipynb #a8a534fa
 def layer_norm(
     x: Tensor, # (..., D)
     weight: Tensor | None = None, # gamma, (D,); None for ones
@@ -37,7 +37,7 @@ def layer_norm(
     if weight is not None: normal = normal * weight
     return normal if bias is None else normal + bias
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #49bb04d9
+# %% ../../nbs/stage1_attention/06_norms.ipynb #ec010070
 class TransformerEncoderLayer(nn.Module):
     """Self-attention and a feed-forward net, each on a residual path, with the norm before (pre-norm) or after (post-norm).
 
@@ -89,7 +89,7 @@ class TransformerEncoderLayer(nn.Module):
         hidden = hidden + self.dropout(branch)
         return (hidden if self.norm_first else self.norm2(hidden)), weights
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #7ffe7bea
+# %% ../../nbs/stage1_attention/06_norms.ipynb #3f0ac7ac
 class TransformerEncoder(nn.Module):
     "A stack of `TransformerEncoderLayer`s; pre-norm gets one more norm at its end."
     def __init__(
@@ -121,7 +121,7 @@ class TransformerEncoder(nn.Module):
             kept.append(weights)
         return self.norm(hidden), kept if need_weights else None
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #7a58519e
+# %% ../../nbs/stage1_attention/06_norms.ipynb #e27da03d
 class ReversalNet(nn.Module):
     "Tokens and learned positions in, an encoder stack, a guess at each position out; small enough to train while you wait."
     def __init__(
@@ -152,7 +152,7 @@ class ReversalNet(nn.Module):
         "Cross-entropy of the reversed sequence."
         return cross_entropy(self(tokens).flatten(0, 1), tokens.flip(1).flatten())
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #fabcfcc3
+# %% ../../nbs/stage1_attention/06_norms.ipynb #6570238e
 def gradient_profile(
     num_layers: int, # N
     norm_first: bool, # pre-norm or post-norm
@@ -164,7 +164,7 @@ def gradient_profile(
     net.loss(torch.randint(16, (64, 16))).backward()
     return [gradient_norm([layer.linear2.weight]) for layer in net.encoder.layers]
 
-# %% ../../nbs/stage1_attention/06_norms.ipynb #850c2b80
+# %% ../../nbs/stage1_attention/06_norms.ipynb #ad3cca72
 def train_reversal(
     norm_first: bool, # pre-norm or post-norm
     warmup_steps: int, # steps until the full learning rate; 0 for none
