@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['split_heads', 'join_heads', 'HeadProjections', 'join_masks', 'MultiHeadAttention']
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #a65669ee
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #6475c92e
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .scaled_dot_product import scaled_dot_product_attention
 from .scores import check_mask
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #fa22a8af
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #6fa4cf1f
 def split_heads(
     x: Tensor, # features of all heads side by side, (B, L, D)
     num_heads: int, # H, a divisor of D
@@ -23,14 +23,14 @@ def split_heads(
     "Makes the heads a batch axis."
     return rearrange(x, "b l (h d) -> b h l d", h=num_heads)
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #fd35bb64
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #0e6abce2
 def join_heads(
     x: Tensor, # one result per head, (B, H, L, d)
 ) -> Tensor: # the heads side by side again, (B, L, H * d)
     "Undoes `split_heads`."
     return rearrange(x, "b h l d -> b l (h d)")
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #16317d46
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #a31e5b18
 class HeadProjections(nn.Module):
     "The four projections of multi-head attention, with the parameter names and shapes of `torch.nn.MultiheadAttention`."
     def __init__(self,
@@ -67,7 +67,7 @@ class HeadProjections(nn.Module):
         if value is None or value is key: return self._project(key, 1, 3)
         return *self._project(key, 1, 2), *self._project(value, 2, 3)
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #e892e063
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #b7c35340
 def join_masks(
     key_mask: Tensor | None, # True where a key is real, (B, S)
     attn_mask: Tensor | None, # True where a query may look, broadcasts to (B, H, T, S)
@@ -81,7 +81,7 @@ def join_masks(
     key_mask = key_mask[:, None, None, :]
     return key_mask if attn_mask is None else key_mask & attn_mask
 
-# %% ../../nbs/stage1_attention/03_multihead.ipynb #c3e9cc86
+# %% ../../nbs/stage1_attention/03_multihead.ipynb #c35edece
 class MultiHeadAttention(HeadProjections):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2), batch first.
 

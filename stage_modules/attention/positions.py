@@ -6,13 +6,13 @@
 __all__ = ['position_angles', 'sinusoidal_positions', 'SinusoidalPositions', 'LearnedPositions', 'RotaryPositions',
            'RotaryMultiHeadAttention']
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #45b0f707
+# %% ../../nbs/stage1_attention/04_positions.ipynb #01d229c6
 import torch
 from torch import Tensor, nn
 
 from .multihead import MultiHeadAttention
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #55a478c1
+# %% ../../nbs/stage1_attention/04_positions.ipynb #f28ed82f
 def position_angles(
     positions: int | Tensor, # how many positions, counted from 0; or the positions themselves, whole or not, (...)
     dim: int, # size of the vectors, D; ValueError if it is odd
@@ -25,7 +25,7 @@ def position_angles(
     speeds = base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim) # (D / 2)
     return positions.double()[..., None] * speeds
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #fd482585
+# %% ../../nbs/stage1_attention/04_positions.ipynb #73ef5144
 def sinusoidal_positions(
     positions: int | Tensor, # how many positions, counted from 0; or the positions themselves, whole or not, (...)
     dim: int, # size of the vectors, D; ValueError if it is odd
@@ -36,7 +36,7 @@ def sinusoidal_positions(
     angles = position_angles(positions, dim, base, device)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2).float() # sin, cos, sin, cos, ...
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #ada501f4
+# %% ../../nbs/stage1_attention/04_positions.ipynb #163a5044
 class SinusoidalPositions(nn.Module):
     "Adds `sinusoidal_positions` to its input, at any length."
     def __init__(self,
@@ -53,7 +53,7 @@ class SinusoidalPositions(nn.Module):
         where = torch.arange(start, start + x.shape[-2], device=x.device)
         return x + sinusoidal_positions(where, x.shape[-1], self.base).to(x.dtype)
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #204fb4c8
+# %% ../../nbs/stage1_attention/04_positions.ipynb #11d52600
 class LearnedPositions(nn.Module):
     "Adds a learned vector for each position; raises ValueError beyond `max_length`."
     def __init__(self,
@@ -72,7 +72,7 @@ class LearnedPositions(nn.Module):
         if end > len(self.table): raise ValueError(f"LearnedPositions: position {end - 1} was asked for, but max_length={len(self.table)}")
         return x + self.table[start:end]
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #1677868d
+# %% ../../nbs/stage1_attention/04_positions.ipynb #82d078ff
 class RotaryPositions(nn.Module):
     "Turns pairs of features by angles that grow with the position (Su et al. 2021, section 3.2.2); for queries and keys, not values."
     def __init__(self,
@@ -92,7 +92,7 @@ class RotaryPositions(nn.Module):
         x, y = heads.unflatten(-1, (-1, 2)).unbind(-1) # the two coordinates of each hand
         return torch.stack([x * cos - y * sin, x * sin + y * cos], -1).flatten(-2)
 
-# %% ../../nbs/stage1_attention/04_positions.ipynb #a8dc5011
+# %% ../../nbs/stage1_attention/04_positions.ipynb #2ca5dce7
 class RotaryMultiHeadAttention(MultiHeadAttention):
     "Multi-head self-attention in which scores know the distance between query and key; same parameters as `MultiHeadAttention`."
     def __init__(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['padding_mask', 'causal_mask', 'scaled_dot_product_attention']
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #9a2cfad2
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #c130a719
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .scores import check_mask, masked_softmax, scaled_dot_score
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #970f67d7
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #afcd3a80
 def padding_mask(
     lengths: Tensor | Sequence[int], # how many positions are real, one number per sequence, (B,)
     max_length: int | None = None, # width of the mask; the longest length unless given
@@ -28,7 +28,7 @@ def padding_mask(
     if longest > max_length: raise ValueError(f"padding_mask: a length of {longest} does not fit max_length={max_length}")
     return torch.arange(max_length, device=lengths.device) < lengths[:, None]
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #ae66d037
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #94105895
 def causal_mask(
     length: int, # number of positions, T
     device: torch.device | str | None = None, # where to make it
@@ -36,13 +36,13 @@ def causal_mask(
     "Boolean mask that keeps each position from looking ahead."
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #e780afe7
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #157c2b6b
 def _explicit_attention(query, key, value, attn_mask, dropout_p):
     "Every step in the open: the weights are a tensor of `T * S` numbers, and are returned."
     weights = masked_softmax(scaled_dot_score(query, key), attn_mask) # (..., T, S)
     return F.dropout(weights, dropout_p) @ value, weights
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #378eb558
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #299a867d
 def _fused_attention(query, key, value, attn_mask, dropout_p):
     "The same numbers from PyTorch's kernel, without weights."
     if attn_mask is None: return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
@@ -51,7 +51,7 @@ def _fused_attention(query, key, value, attn_mask, dropout_p):
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask | empty, dropout_p=dropout_p)
     return context.masked_fill(empty, 0.)
 
-# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #b44c4b7c
+# %% ../../nbs/stage1_attention/02_scaled_dot_product.ipynb #1f1264f9
 def scaled_dot_product_attention(
     query: Tensor, # what is looked for, (..., T, D)
     key: Tensor, # what there is, (..., S, D)

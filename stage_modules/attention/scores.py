@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['dot_score', 'scaled_dot_score', 'general_score', 'additive_score', 'check_mask', 'masked_softmax']
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #49132147
+# %% ../../nbs/stage1_attention/01_scores.ipynb #a355646e
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..toolkit.errors import ShapeError
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #74bb2ede
+# %% ../../nbs/stage1_attention/01_scores.ipynb #161116d1
 def dot_score(
     query: Tensor, # what is looked for, (..., T, D)
     key: Tensor, # what there is, (..., S, D)
@@ -21,7 +21,7 @@ def dot_score(
     "Dot product of each query with each key (Luong et al. 2015, eq. 8, `dot`)."
     return query @ key.mT
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #1ea2b00e
+# %% ../../nbs/stage1_attention/01_scores.ipynb #1d34408b
 def scaled_dot_score(
     query: Tensor, # what is looked for, (..., T, D)
     key: Tensor, # what there is, (..., S, D)
@@ -29,7 +29,7 @@ def scaled_dot_score(
     "Dot product divided by the square root of `D` (Vaswani et al. 2017, eq. 1)."
     return query * query.shape[-1] ** -0.5 @ key.mT # scale T*D numbers, not T*S
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #6769628d
+# %% ../../nbs/stage1_attention/01_scores.ipynb #de404ce5
 def general_score(
     query: Tensor, # what is looked for, (..., T, Dq)
     key: Tensor, # what there is, (..., S, Dk)
@@ -38,7 +38,7 @@ def general_score(
     "Bilinear score `q W k` (Luong et al. 2015, eq. 8, `general`)."
     return query @ weight @ key.mT
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #5a053131
+# %% ../../nbs/stage1_attention/01_scores.ipynb #6b2bc15e
 def additive_score(
     query: Tensor, # what is looked for, (..., T, Dq)
     key: Tensor, # what there is, (..., S, Dk)
@@ -51,7 +51,7 @@ def additive_score(
     hidden = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3)) # (..., T, S, A): one vector for every pair
     return hidden @ vector
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #3b01922d
+# %% ../../nbs/stage1_attention/01_scores.ipynb #79ce2198
 def check_mask(
     mask: Tensor, # the mask to look at
     shape: Sequence[int], # of the scores that it is for, (..., T, S)
@@ -63,7 +63,7 @@ def check_mask(
     fits = mask.ndim <= len(shape) and all(m in (1, s) for m, s in zip(mask.shape[::-1], list(shape)[::-1]))
     if not fits: raise ShapeError(f"{name}: shape {tuple(mask.shape)} does not broadcast to the scores' {tuple(shape)}")
 
-# %% ../../nbs/stage1_attention/01_scores.ipynb #42790da1
+# %% ../../nbs/stage1_attention/01_scores.ipynb #35d48302
 def masked_softmax(
     scores: Tensor, # unnormalised scores, (..., S)
     mask: Tensor | None = None, # True where a position is real, broadcasts to `scores`
