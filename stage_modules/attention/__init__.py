@@ -12,5 +12,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
                  "fit_power_law", "measure_cost", "fitted", "plot_cost", "describe_machine"],
         "norms": ["layer_norm", "TransformerEncoderLayer", "TransformerEncoder", "gradient_norm"],
         "explore": ["AttentionState", "attention_state", "effective_keys", "draw_attention", "attention_explorer"],
+        "exercises": ["grade", "grade_notebook"],
     },
 )
