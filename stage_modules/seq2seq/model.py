@@ -6,7 +6,7 @@
 __all__ = ['reverse_padded', 'Encoded', 'BidirectionalLayer', 'LSTMEncoder', 'lstm_cell', 'DecoderState', 'RecurrentDecoder',
            'sequence_loss', 'ModelConfig', 'Seq2Seq', 'build_model']
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #6f5fb5d1
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d7b48532
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .attention import Attention, build_attention
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3eea79b7
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #601cb7af
 class _PermuteRows(Function):
     "Pick rows by an index that is its own inverse; the gradient takes the same way."
 
@@ -32,7 +32,7 @@ class _PermuteRows(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return grad.index_select(0, ctx.saved_tensors[0]), None
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ad58d5cc
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #058512fd
 def reverse_padded(
     x: Tensor, # (B, S, D)
     lengths: Tensor, # real positions of each row, (B,)
@@ -44,14 +44,14 @@ def reverse_padded(
     index = torch.where(mirrored < 0, place, mirrored) + S * torch.arange(B, device=x.device).unsqueeze(1)
     return _PermuteRows.apply(x.flatten(0, 1), index.flatten()).view_as(x)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #37a56e1d
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #50c5af00
 class Encoded(NamedTuple):
     "What an encoder hands to a decoder, whatever the encoder is."
     states: Tensor # one per source position, zero at filler, (B, S, D)
     mask: Tensor # True where real, (B, S)
     summary: Tensor # the sentence in one vector, (B, D)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d7789b6c
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #883e1a11
 def _at_end(
     states: Tensor, # (B, S, D)
     lengths: Tensor, # (B,)
@@ -60,7 +60,7 @@ def _at_end(
     last = (lengths - 1).clamp(min=0)
     return states[torch.arange(len(states), device=states.device), last]
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #dfe3d512
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ced3722e
 class BidirectionalLayer(nn.Module):
     "Two LSTMs, one for each reading direction, over a padded batch; `output_dim` is the two side by side."
 
@@ -85,7 +85,7 @@ class BidirectionalLayer(nn.Module):
         final = torch.cat([_at_end(there, lengths), _at_end(back, lengths)], -1)
         return torch.cat([there, reverse_padded(back, lengths)], -1), final
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #c8d56d24
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #29afc1c0
 class LSTMEncoder(nn.Module):
     """Word embeddings, then stacked bidirectional LSTMs. Padding never changes what a sentence gives.
 
@@ -121,7 +121,7 @@ class LSTMEncoder(nn.Module):
             x = x + states if x.shape == states.shape else states # a residual, where sizes allow
         return Encoded(x * mask.unsqueeze(-1), mask, summary * (lengths > 0).unsqueeze(-1))
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d4be220b
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #83e92b81
 def lstm_cell(
     gates: Tensor, # input, forget, candidate and output gate before their nonlinearity, (B, 4H)
     cell: Tensor, # (B, H)
@@ -131,14 +131,14 @@ def lstm_cell(
     cell = torch.addcmul(i.sigmoid() * g.tanh(), f.sigmoid(), cell)
     return o.sigmoid() * cell.tanh(), cell
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #6e51a268
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #7434864b
 class DecoderState(NamedTuple):
     "What goes from word to word. The batch is the first axis of every tensor in it."
     hidden: Tensor # of each layer, (B, N, H)
     cell: Tensor # of each layer, (B, N, H)
     attention: Any # what `attention.start` made; without attention the summary, (B, D)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #09432aef
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #5a0394e9
 class RecurrentDecoder(nn.Module):
     """LSTM decoder with a slot for an attention, which is asked with the first layer's state *before* the step.
 
@@ -242,7 +242,7 @@ class RecurrentDecoder(nn.Module):
         "Mix state, last word and context before the output layer."
         return self.dropout(self.readout(torch.cat([hidden, words, contexts], -1)).tanh())
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ee13d84e
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #feb3227d
 def _layer_state(
     state: DecoderState, # hidden and cell (B, N, H)
     layer: int, # which of the N
@@ -250,7 +250,7 @@ def _layer_state(
     "One layer's state for a call of torch's LSTM."
     return state.hidden[:, layer].unsqueeze(0).contiguous(), state.cell[:, layer].unsqueeze(0).contiguous()
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #a3d69ab1
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #2c78341a
 def sequence_loss(
     logits: Tensor, # (B, T, V), or real positions only, (N, V)
     targets: Tensor, # the right words, (B, T) or (N,)
@@ -262,7 +262,7 @@ def sequence_loss(
     loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", label_smoothing=label_smoothing)
     return loss, torch.tensor(targets.numel(), device=targets.device)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #5673ff0e
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #7acc8ad9
 @dataclass
 class ModelConfig:
     "What `build_model` needs to know."
@@ -275,7 +275,7 @@ class ModelConfig:
     source_vocab_size: int = 0 # tokens of the source language; the tokenizer knows
     target_vocab_size: int = 0 # tokens of the target language; the tokenizer knows
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3f8072b4
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #a4d9dc31
 class Seq2Seq(nn.Module):
     "An encoder, a decoder, and the two things one does with them: learn from pairs, and write."
 
@@ -361,7 +361,7 @@ class Seq2Seq(nn.Module):
             if done.all(): break
         return torch.stack(tokens, 1), torch.stack(looked, 1) if need_weights else None
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #2b897337
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #6b8c1bbe
 def build_model(
     config: ModelConfig, # sizes and names
 ) -> Seq2Seq: # with fresh weights
@@ -379,7 +379,7 @@ def build_model(
     _initialise(model)
     return model
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ba33419b
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #8d1a1426
 def _initialise(
     model: nn.Module, # changed in place
 ) -> None:
