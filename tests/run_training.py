@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-import torch._dynamo  # noqa: F401  (the first optimizer imports it; once here, instead of in every fork)
+import torch._dynamo
 from torch import nn
 
 from stage_modules.toolkit import checkpoints
@@ -20,7 +20,7 @@ from stage_modules.toolkit.training import Callback, Trainer, TrainingConfig
 class Rows:
     "Batches with a different number of rows that count in each; the order depends on the epoch."
     def __init__(self, batches: int, join: int = 1): self.batches, self.join, self.epoch = batches, join, 0
-    def __len__(self) -> int: return -(-self.batches // self.join)
+    def __len__(self) -> int: return (self.batches + self.join - 1) // self.join
     def set_epoch(self, epoch: int) -> None: self.epoch = epoch
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.epoch)
@@ -99,10 +99,10 @@ def serve() -> None:
             code = 1
             try:
                 os.environ.update(settings.pop("environment", {}))
-                sys.stderr = open(settings.pop("stderr", os.devnull), "w", buffering=1)
+                sys.stderr = open(settings.pop("stderr", os.devnull), "w", buffering=1)  # noqa: SIM115
                 train(settings)
                 code = 0
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 print(f"{type(error).__name__}: {error}", file=sys.stderr)
             finally: os._exit(code)
         print(child, flush=True)

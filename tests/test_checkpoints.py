@@ -7,7 +7,6 @@ import pickle
 import resource
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stage_modules.toolkit import checkpoints
-from stage_modules.toolkit.checkpoints import check_config, find_checkpoint, load_checkpoint, load_weights, pack, remove_checkpoint, save_checkpoint, unpack
+from stage_modules.toolkit.checkpoints import (
+    check_config,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    pack,
+    remove_checkpoint,
+    save_checkpoint,
+    unpack,
+)
 from stage_modules.toolkit.errors import CheckpointError
 
 
@@ -71,7 +79,7 @@ def every_kill(action, start, tmp_path):
     for number in range(2000):
         folder = tmp_path / str(number) / "last"
         start(folder)
-        if not killed_at_call(lambda: action(folder), number):
+        if not killed_at_call(lambda folder=folder: action(folder), number):
             assert number > 10, "the kill should have come to many calls"
             return
         yield number, folder
@@ -106,7 +114,7 @@ def test_kill_while_cleaning_up_after_a_kill(tmp_path, no_fsync):
 
 
 def test_reading_while_somebody_writes(tmp_path, no_fsync):
-    folder, done, seen = tmp_path / "last", threading.Event(), set()
+    folder, seen = tmp_path / "last", set()
     save(folder, 0.)
     child = os.fork()
     if child == 0:

@@ -18,7 +18,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stage_modules.toolkit.checkpoints import load_checkpoint
 from stage_modules.toolkit.errors import CheckpointError
-from stage_modules.toolkit.training import Callback, Engine, Trainer, TrainingConfig, changeable, epoch_batches, learning_rate_factor, to_device, windows
+from stage_modules.toolkit.training import (
+    Callback,
+    Engine,
+    Trainer,
+    TrainingConfig,
+    changeable,
+    epoch_batches,
+    learning_rate_factor,
+    to_device,
+    windows,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +328,7 @@ def test_batches_depend_on_seed_and_epoch_alone(workers):
 @given(st.integers(0, 20), st.integers(1, 6))
 def test_windows_lose_nothing(n, size):
     cut = list(windows(range(n), size))
-    assert sum((window for window, _ in cut), []) == list(range(n))
+    assert [item for window, _ in cut for item in window] == list(range(n))
     assert all(len(window) == size for window, _ in cut[:-1]) and [ends for _, ends in cut] == [False] * (len(cut) - 1) + [True] * bool(cut)
 
 
