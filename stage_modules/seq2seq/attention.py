@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTENTIONS', 'Attention', 'BahdanauAttention', 'register_attention', 'PlainAttention', 'build_attention']
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #ec9782d6
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #e74f83ff
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..attention.scores import additive_score, masked_softmax
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #baa72c9c
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #c83bb2a8
 class Attention(nn.Module):
     """What a decoder holds: `context, weights = attention(query, keys, values, mask)`.
 
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         context, weights = self(query, *state)
         return context, weights, state
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #1b24a355
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #085d4c8d
 class BahdanauAttention(Attention):
     """Additive attention, scored with the decoder state before the step.
 
@@ -110,7 +110,7 @@ class BahdanauAttention(Attention):
         check_shape(values, "values", "B S D", B=sizes["B"], S=sizes["S"])
         if query is not None: check_shape(query, "query", "B Q", B=sizes["B"], Q=self.query_projection.in_features)
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #61306333
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #18a124a2
 def _mix(
     scores: Tensor, # (B, S)
     values: Tensor, # (B, S, D)
@@ -120,10 +120,10 @@ def _mix(
     weights = masked_softmax(scores, mask)
     return (weights.unsqueeze(1) @ values).squeeze(1), weights
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #2a8f2826
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #c82f1157
 ATTENTIONS: dict[str, Callable[[int, int, int], nn.Module]] = {}
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #54e532fd
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #ff66b2b1
 def register_attention(
     name: str, # what `attention_type` will call it
 ) -> Callable: # a decorator for a class or function of (query_dim, key_dim, attention_dim)
@@ -136,10 +136,10 @@ def register_attention(
         return build
     return register
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #e7a22a8e
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #bb7b7aa0
 register_attention("bahdanau")(BahdanauAttention)
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #51db6eee
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #87522359
 class PlainAttention(Attention):
     "Gives `start` and `step` to any module that has only the plain call."
 
@@ -160,7 +160,7 @@ class PlainAttention(Attention):
         "What the wrapped module says."
         return self.module(query, keys, values, mask)
 
-# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #e9b65294
+# %% ../../nbs/stage2_seq2seq/04_attention.ipynb #8eb0a24e
 def build_attention(
     name: str, # a registered name, or 'none'
     query_dim: int, # features of the decoder state
