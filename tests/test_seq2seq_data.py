@@ -135,7 +135,8 @@ def test_any_text_gives_pairs_or_a_data_error(tmp_path_factory, text):
 
 def test_no_source_is_in_two_parts_whatever_its_case_and_spacing():
     variants = [(v, str(i)) for i, (s, _) in enumerate(PAIRS[:200]) for v in (s, s.upper(), s.lower().replace(" ", "  "), s.rstrip(".?!") + " !")]
-    parts = [set(map(sentence_key, (s for s, _ in part))) for part in split_pairs(variants, valid=20, test=40, seed=1)]
+    letters = lambda text: "".join(c for c in text.lower() if c.isalnum())  # not `sentence_key`: the test must not ask the code that it tests
+    parts = [{letters(s) for s, _ in part} for part in split_pairs(variants, valid=20, test=40, seed=1)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
     assert [len(part) for part in parts[1:]] == [20, 40]
 

@@ -10,7 +10,7 @@ __all__ = ['SPACE', 'TIE', 'SPECIALS', 'PAD', 'BOS', 'EOS', 'UNK', 'TOKENIZERS',
            'save_tokenizer', 'load_tokenizer', 'encode_pairs', 'Batch', 'Ragged', 'make_batch', 'BucketedBatches',
            'padding_share']
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9523c036
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ead87fdb
 import json, re, unicodedata, warnings, zipfile
 from bisect import bisect_right
 from collections import Counter
@@ -30,7 +30,7 @@ from ..attention.scaled_dot_product import padding_mask
 from ..toolkit.datasets import fetch
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a41e4204
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b45eb81d
 def read_text(
     path: str | Path, # a file in UTF-8, with or without a byte order mark
     skip_bad_lines: bool = False, # keep a line that is not UTF-8, with a mark (U+FFFD) in it, for the reader to skip
@@ -43,7 +43,7 @@ def read_text(
     if not data.strip(): raise DataError("the file is empty; sentence pairs were expected", path)
     return re.sub("\r\n?", "\n", _decode(data, path, "replace" if skip_bad_lines else "strict"))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #281fa7aa
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #36d68ef1
 def _decode(
     data: bytes, # what the file holds
     path: Path, # for the message
@@ -57,7 +57,7 @@ def _decode(
     except UnicodeDecodeError as e:
         raise DataError(f"not UTF-8 (byte 0x{data[e.start]:02x}); save the file as UTF-8", path, data.count(b"\n", 0, e.start) + 1) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3a8231f5
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #231e5fc8
 def parse_line(
     line: str, # one line of a file
     separator: str = "\t", # a tab or "|||"
@@ -67,7 +67,7 @@ def parse_line(
     if len(parts) < 2: raise ValueError(f"no {'tab' if separator == chr(9) else separator} between source and target: {line[:40]!r}")
     return _checked(parts[0], parts[1])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b947255a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #69ba3ebe
 def _checked(
     source: Any, # should be a sentence
     target: Any, # should be its translation
@@ -79,7 +79,7 @@ def _checked(
         if "\ufffd" in text: raise ValueError(f"the {side} is not UTF-8: {text[:40]!r}")
     return source.strip(), target.strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9eb289a4
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #1b3fddab
 def parse_record(
     record: Any, # one element of a JSON list
 ) -> tuple[str, str]: # source and target
@@ -88,7 +88,7 @@ def parse_record(
     if isinstance(record, list) and len(record) >= 2: return _checked(record[0], record[1])
     raise ValueError(f'["source", "target"] or {{"source": ..., "target": ...}} was expected, not {json.dumps(record)[:60]}')
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #82063a87
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #1f678f78
 def json_records(
     text: str, # a JSON list
     path: Path | None = None, # for the message
@@ -107,7 +107,7 @@ def json_records(
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, text.count("\n", 0, e.pos) + 1) from None
     except RecursionError: raise DataError("JSON with too many brackets inside each other", path, line) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5d1cf9cc
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9e1bbdd4
 class Pairs(list):
     "A list of `(source, target)`, with the lines that were skipped on the way."
     def __init__(self,
@@ -122,7 +122,7 @@ class Pairs(list):
         "How many lines were skipped."
         return len(self.problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6e45b9ce
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #785b2a73
 def _numbered(
     text: str, # of the whole file
     path: Path, # its suffix may say .json or .jsonl
@@ -139,7 +139,7 @@ def _numbered(
         separator = "\t" if tabs >= bars else "|||"
         yield from ((n, lambda l=l: parse_line(l, separator)) for n, l in enumerate(lines, 1) if l.strip())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a321a934
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9d4c2007
 def read_pairs(
     path: str | Path, # tab-separated, `|||`, .json, .jsonl, or a .zip that holds one of these
     skip_bad_lines: bool = False, # leave malformed lines out and count them, instead of stopping
@@ -155,7 +155,7 @@ def read_pairs(
     if not pairs: raise DataError(f"no pair in it ({len(problems)} malformed lines skipped)", path)
     return Pairs(pairs, problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #0ed296aa
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #90de28d6
 def _unzipped(
     path: Path, # a zip archive
 ) -> str: # text of its one data file
@@ -167,7 +167,7 @@ def _unzipped(
             return re.sub("\r\n?", "\n", _decode(archive.read(names[0]), path / names[0], "strict"))
     except (zipfile.BadZipFile, FileNotFoundError, EOFError) as e: raise DataError(f"not a zip archive that can be read: {e}", path) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d669fa21
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c8790a60
 def load_tatoeba(
     max_words: int | None = 10, # leave out pairs with more words on either side; None keeps all
     max_pairs: int | None = None, # take a spread of this many English sentences' worth of pairs at most; None takes all
@@ -184,7 +184,7 @@ def load_tatoeba(
         if size == max_pairs: break
     return Pairs(pair for at, pair in enumerate(pairs) if at in chosen)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5522102a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ca37ef13
 def sentence_key(
     sentence: str, # as written
 ) -> str: # the same for two sentences that a learner would call the same
@@ -192,7 +192,7 @@ def sentence_key(
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold())
     return " ".join(words) or " ".join(sentence.split())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e6658d07
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #32c5e55d
 def group_sources(
     pairs: Iterable[tuple[str, str]], # source and target sentences
 ) -> dict[str, list[int]]: # sentence key -> where its pairs are
@@ -201,7 +201,7 @@ def group_sources(
     for at, (source, _) in enumerate(pairs): groups.setdefault(sentence_key(source), []).append(at)
     return groups
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #f097a627
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #96742fc8
 def _shuffle_key(
     key: str, # of a sentence
     seed: int, # of the shuffle
@@ -209,14 +209,14 @@ def _shuffle_key(
     "A place in a random order that depends on the sentence and the seed alone, not on its neighbours in the file."
     return blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3476289f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #292120ca
 class Split(NamedTuple):
     "Three lists of pairs that share no source sentence."
     train: Pairs # to learn from
     valid: Pairs # to choose the best checkpoint by
     test: Pairs # to report on, once
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #65a7790c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81aabcd1
 def split_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     valid: int | float = 0.05, # distinct source sentences: a count, or a share below 1
@@ -232,22 +232,22 @@ def split_pairs(
     cuts = [keys[sum(sizes):], keys[:sizes[0]], keys[sizes[0]:sum(sizes)]]
     return Split(*(Pairs(pairs[at] for at in sorted(chain.from_iterable(groups[key] for key in part))) for part in cuts))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9cdc6cc0
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #415bf43f
 _ALIKE = str.maketrans({**dict.fromkeys("\u2018\u2019\u02bc", "'"), **dict.fromkeys("\u2010\u2011", "-"), **dict.fromkeys("\u200b\u2060\ufeff\u00ad")})
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #8d3e183f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b816ce91
 def normalise(
     text: str, # as found
 ) -> str: # one spelling: composed accents, straight apostrophes, single plain spaces
     "Spells alike what looks alike (NFC; apostrophes, hyphens and spaces of one kind; invisible characters dropped)."
     return " ".join(unicodedata.normalize("NFC", text.translate(_ALIKE)).split())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #f39c1e58
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a6c04212
 _FRONT = re.compile(r"(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|quoiqu)'(?=\w)", re.I)
 _BACK = re.compile(r"(?:n't|'(?:s|m|d|re|ve|ll)|-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous)|-(?:ce|moi|toi|lui|leur|les?|la|y|en|là|ci))$", re.I)
 _PIECE = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|\d+(?:[.,:]\d+)*|\.{2,}|\S")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #818c93f0
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #f5cf29d2
 def cut_word(
     word: str, # letters, with apostrophes and hyphens inside
 ) -> list[str]: # its parts, in order
@@ -257,7 +257,7 @@ def cut_word(
     while (found := _BACK.search(word)) and found.start(): back.insert(0, found[0]); word = word[:found.start()]
     return [*front, word, *back]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #20273c2b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5594872b
 @lru_cache(maxsize=1 << 17)
 def cut_chunk(
     chunk: str, # text without a space
@@ -265,11 +265,11 @@ def cut_chunk(
     "Cuts what stands between two spaces; the same chunks come back again and again, so the answers are kept."
     return tuple(chain.from_iterable(cut_word(p) if p[0].isalpha() else (p,) for p in _PIECE.findall(chunk)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9c658e30
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a51be0c0
 SPACE, TIE = "▁", "‿" # "here is a space after all", "here is none after all"
 _CLOSING, _OPENING = set(".,;:?!)]}%\u2026"), set("([{$€£#")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b6cb2ff0
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b1f142bf
 def touches(
     left: str, # a piece of text as `cut_chunk` makes them
     right: str, # the next one
@@ -278,7 +278,7 @@ def touches(
     if left in _OPENING or (left.endswith("'") and len(left) > 1): return True
     return right in _CLOSING or right.startswith("..") or (right[0] in "'-" and len(right) > 1) or right.lower() == "n't"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a0b264f9
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d877e931
 def _rule(
     pieces: Sequence[str], # of one sentence
 ) -> list[bool]: # for each piece, True if the rule lets it touch the one before
@@ -291,7 +291,7 @@ def _rule(
         left = here
     return out
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2e7aad5c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #323963f2
 def cut_text(
     text: str, # any text
 ) -> list[str]: # its tokens, marked where they break the spacing rule
@@ -304,14 +304,14 @@ def cut_text(
     marks = {(True, False): TIE, (False, True): SPACE}
     return [marks.get(pair, "") + piece for piece, pair in zip(pieces, zip(touching, _rule(pieces)))]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6640f2be
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cadb13c5
 def bare(
     token: str, # perhaps with a spacing mark
 ) -> str: # without it
     "A token without its spacing mark."
     return token[1:] if len(token) > 1 and token[0] in (SPACE, TIE) else token
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b8be3e6d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3b6a416a
 def join_tokens(
     tokens: Sequence[str], # as `cut_text` makes them, or as a model wrote them
 ) -> str: # plain text
@@ -321,11 +321,11 @@ def join_tokens(
               for token, rule in zip(tokens, _rule(pieces))]
     return "".join(chain.from_iterable(zip(spaces, pieces))).strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9a18b124
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81a332cb
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a64d5af6
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3cd4942d
 class Vocab:
     "Tokens and their numbers; the first four are always padding, begin, end and unknown."
     def __init__(self,
@@ -353,7 +353,7 @@ class Vocab:
     def __getitem__(self, token: str) -> int: return self.index.get(token, UNK)
     def __repr__(self) -> str: return f"Vocab({len(self)} tokens: {' '.join(self.tokens[4:10])} ...)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81fce991
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9ee4594b
 def _read_json(
     path: str | Path, # a JSON file
 ) -> Any: # what it holds
@@ -361,7 +361,7 @@ def _read_json(
     try: return json.loads(read_text(path))
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, e.lineno) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bca575b5
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e78e1b19
 def _write_json(
     path: str | Path, # the file to write
     data: Any, # what to keep
@@ -373,7 +373,7 @@ def _write_json(
     beside.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #683fb8df
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #90898459
 def _vocab_from(
     tokens: Any, # what the JSON has
 ) -> Vocab: # checked
@@ -382,7 +382,7 @@ def _vocab_from(
     if tuple(tokens[:4]) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {tokens[:4]}, ours with {list(SPECIALS)}")
     return Vocab(tokens[4:])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e7f99651
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ff1c635e
 def _save(self: Vocab,
     path: str | Path, # a JSON file
 ) -> None:
@@ -398,7 +398,7 @@ def _load(cls: type[Vocab],
 
 Vocab.save, Vocab.load = _save, classmethod(_load)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5da89723
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cc9e39ff
 class WordTokenizer:
     "Words and punctuation to numbers and back; unknown words become one number."
     kind = "word"
@@ -465,17 +465,17 @@ class WordTokenizer:
     def __len__(self) -> int: return len(self.vocab)
     def __repr__(self) -> str: return f"WordTokenizer({len(self)} tokens)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ac1142cb
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bb5172ea
 _BORDER = "\x1f" # a control character that `normalise` never leaves in a text
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d802d11a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #fe7a33c7
 def _bordered(
     chunk: str, # text without a space
 ) -> str: # what byte-pair encoding is given: a space in front, and a border wherever `cut_chunk` cuts
     "Marks the places that joining may not cross."
     return " " + _BORDER.join(cut_chunk(chunk))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #f4fbad67
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b026495e
 def _folded(
     text: str, # a sentence
     lowercase: bool, # fold case
@@ -483,7 +483,7 @@ def _folded(
     "What byte-pair encoding sees of a sentence."
     return normalise(text.lower() if lowercase else text)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #47ce18a7
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #7ae82a44
 class BPETokenizer:
     "Byte-pair encoding: any text to numbers and back, nothing unknown."
     kind = "bpe"
@@ -494,7 +494,6 @@ class BPETokenizer:
         lowercase: bool = False, # fold case first
     ):
         self.backend, self.lowercase = backend, lowercase
-        backend.encode_special_tokens = True # "<eos>" in a text is five characters, not the end of it
         self._known: dict[str, list[int]] = {} # words come again and again, and are encoded once
 
     @classmethod
@@ -572,14 +571,14 @@ class BPETokenizer:
     def __len__(self) -> int: return self.backend.get_vocab_size()
     def __repr__(self) -> str: return f"BPETokenizer({len(self)} tokens)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b5bb9a6b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e60999d3
 def default_vocab_size(
     num_pairs: int, # training pairs
 ) -> int: # pieces of byte-pair encoding, in hundreds
     "Pieces for a corpus: 24 for each square root of its pairs, from 600 to 8,000."
     return min(8000, max(600, int(round(24 * num_pairs ** 0.5, -2))))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #aedce6b7
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #34264a3f
 def build_tokenizers(
     pairs: Sequence[tuple[str, str]], # training pairs
     kind: str = "bpe", # "word" to read, "bpe" for quality
@@ -597,10 +596,10 @@ def build_tokenizers(
     if shared: return (both := train(list(chain.from_iterable(pairs)))), both
     return train([source for source, _ in pairs]), train([target for _, target in pairs])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #dc6e369a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #457ef888
 TOKENIZERS = {"word": WordTokenizer, "bpe": BPETokenizer}
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #06fc2eea
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2390be44
 def tokenizer_from_json(
     data: Any, # what a tokenizer's `to_json` gave
     size: int | None = None, # how many tokens the model was built for
@@ -617,7 +616,7 @@ def tokenizer_from_json(
         raise DataError(f"{name} has {len(tokenizer):,} tokens and the model {size:,}: they come from different runs", path)
     return tokenizer
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #1c3fce93
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #992fd47a
 def save_tokenizer(
     tokenizer: WordTokenizer | BPETokenizer, # to keep
     path: str | Path, # a JSON file
@@ -625,7 +624,7 @@ def save_tokenizer(
     "Writes a tokenizer to a JSON file."
     _write_json(path, tokenizer.to_json())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #48a7ab5e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a04f4806
 def load_tokenizer(
     path: str | Path, # a JSON file that `save_tokenizer` wrote
     size: int | None = None, # how many tokens the model was built for
@@ -634,7 +633,7 @@ def load_tokenizer(
     "Reads a tokenizer from a JSON file; raises DataError if it is none or does not fit."
     return tokenizer_from_json(_read_json(path), size, side, path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #169cca00
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2ba684f1
 def encode_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     source_tokenizer: WordTokenizer | BPETokenizer, # of the source side
@@ -650,7 +649,7 @@ def encode_pairs(
     if long: warnings.warn(f"{long} of {len(encoded)} pairs were cut to {max_length} tokens", stacklevel=2)
     return [(s[:max_length], t[:max_length]) for s, t in encoded]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e57f4d1c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #04cf8121
 @dataclass
 class Batch:
     "Sentences side by side; masks are True where a token is real."
@@ -669,7 +668,7 @@ class Batch:
 
     def __len__(self) -> int: return len(self.source)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a1d33b38
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #4e9d08c6
 class Ragged:
     "Sequences of different length, end to end in one tensor, cut out in padded tables."
     def __init__(self,
@@ -687,7 +686,7 @@ class Ragged:
         place = self.starts[index][:, None] + torch.arange(mask.shape[1])
         return self.flat[place.clamp_(max=len(self.flat) - 1)].masked_fill(~mask, PAD), mask
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2464e96
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5dafbf27
 class _Table:
     "Encoded pairs, ready to be cut into batches."
     def __init__(self,
@@ -704,14 +703,14 @@ class _Table:
         target, mask = self.target.rows(index)
         return Batch(source, source_mask, target[:, :-1].masked_fill(~mask[:, 1:], PAD), target[:, 1:], mask[:, 1:], index)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e37b77ec
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #46c0714c
 def make_batch(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], # numbers without begin and end
 ) -> Batch: # in the order given
     "One batch of all the pairs."
     return _Table(pairs).batch(torch.arange(len(pairs)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bd5cebe8
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3955d82e
 class BucketedBatches:
     "Batches of sentences of similar length, shuffled anew each epoch from `(seed, epoch)` alone."
     def __init__(self,
@@ -773,7 +772,7 @@ class BucketedBatches:
         part.__dict__.update(self.__dict__, rank=rank, world=world)
         return part
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cebcae99
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3df3001b
 def _even(
     count: int, # pairs
     size: int, # of a batch
@@ -781,7 +780,7 @@ def _even(
     "Borders after every `size` pairs; the last batch may be smaller."
     return [*range(0, count, size), count]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #dc33336e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b98a0672
 def _bounds(
     sources: Sequence[int], # source lengths in order
     targets: Sequence[int], # target lengths in order
@@ -797,7 +796,7 @@ def _bounds(
             widest = max(s, t)
     return [*bounds, len(sources)]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81aa4f14
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #abc094de
 def padding_share(
     batches: Iterable[Batch], # one epoch
 ) -> float: # between 0 and 1
