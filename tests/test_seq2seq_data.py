@@ -32,7 +32,6 @@ from stage_modules.seq2seq.data import (
     padding_share,
     read_pairs,
     save_tokenizer,
-    sentence_key,
     split_pairs,
     tokenizer_from_json,
 )
