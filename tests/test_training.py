@@ -118,6 +118,23 @@ def test_cutting_a_batch_into_uneven_pieces_changes_nothing(sizes, seed):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_trainer_is_the_plain_loop(optimizer):
+    "Ten lines of torch that divide by the count before going backward, and the Trainer; SGD would notice a gradient that is too long."
+    batches = DataLoader(TensorDataset(*rows()), batch_size=4)
+    model = make_model(0.)
+    plain = {"sgd": torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), "adamw": torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.)}[optimizer]
+    for _ in range(2):
+        for batch in batches:
+            total, count = squared_error(model, batch)
+            plain.zero_grad()
+            (total / count).backward()
+            plain.step()
+    trainer = make_trainer(batches=batches, model=make_model(0.), optimizer=optimizer, weight_decay=0., gradient_clip_norm=None)
+    trainer.fit()
+    torch.testing.assert_close(weights(trainer), torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-4, atol=1e-5)
+
+
 def test_accumulating_is_a_larger_batch():
     def weighted(model, batch):
         weight = 0.1 + batch[1]
