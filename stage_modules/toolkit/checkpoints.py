@@ -6,7 +6,7 @@
 __all__ = ['read_header', 'read_tensors', 'pack', 'unpack', 'find_checkpoint', 'clean_leftovers', 'remove_checkpoint',
            'save_checkpoint', 'Checkpoint', 'load_checkpoint', 'fill_model', 'load_weights', 'check_config']
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #f4a1775b
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #eeee5fe7
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #1991bbde
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #67d3c5ef
 def _promised_bytes(
     header: Any, # what the header's JSON says
 ) -> int: # where the last tensor ends, counted from the end of the header
@@ -54,7 +54,7 @@ def read_header(
     if end != size: raise CheckpointError(f"is {'cut short' if size < end else 'too long'}: the header promises {end:,} bytes, the file has {size:,}", path)
     return header
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #59d1f890
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #3955abd3
 def _portable(
     tensors: dict[str, Tensor], # anywhere, in any layout
 ) -> tuple[dict[str, Tensor], dict[str, str]]: # on the CPU, contiguous, each with memory of its own; second name -> first name
@@ -71,7 +71,7 @@ def _portable(
             owners.add(memory)
     return kept, tied
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #dabfa891
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #c5ec8265
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     "One safetensors file; names of tied tensors go into its metadata."
     kept, tied = _portable(tensors)
@@ -90,7 +90,7 @@ def read_tensors(
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"cannot be read: {error}", path) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #7e1286a1
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #59d3db2d
 def pack(
     value: Any, # dicts, lists, tuples, tensors, numpy arrays, text, numbers, None, inside one another
     tensors: dict[str, Tensor], # filled with what JSON cannot hold
@@ -125,14 +125,14 @@ def unpack(
     if "$items" in value: return {key: unpack(part, tensors) for key, part in value["$items"]}
     return {key: unpack(part, tensors) for key, part in value.items()}
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #0b4681a7
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #97f2a58d
 def _sync(path: Path) -> None:
     "Returns when the file, or the folder's list of names, is on the disk."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #30b6e647
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #069dc0df
 def _sibling(folder: Path, role: str) -> Path:
     "The hidden name beside `folder` for a checkpoint that is on its way in or out."
     return folder.with_name(f".{folder.name}.{role}")
@@ -144,7 +144,7 @@ def find_checkpoint(
     folder = Path(folder).absolute()
     return next((place for place in (folder, _sibling(folder, "ready"), _sibling(folder, "old")) if place.is_dir()), None)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #ad28da37
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #704d617b
 def _remove(folder: Path) -> None:
     "Removes a folder under a name that no reader looks for."
     trash = _sibling(folder, "trash") if not folder.name.endswith(".trash") else folder
@@ -164,7 +164,7 @@ def clean_leftovers(
         for leftover in (_sibling(folder, role), _sibling(_sibling(folder, role), "trash")):
             if leftover.exists(): _remove(leftover)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #e391a543
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #44ce5219
 def _check_replaceable(folder: Path) -> None:
     "Raises `CheckpointError` where saving would delete something that is not a checkpoint."
     if not folder.exists(): return
@@ -191,7 +191,7 @@ def remove_checkpoint(
     _check_replaceable(folder)
     if folder.exists(): _remove(folder)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #b02d1efb
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #600bbbb7
 def _texts(config: dict, files: dict[str, Any]) -> dict[str, str]:
     "File name -> content, for every JSON file of a checkpoint. Raises ValueError for a name, TypeError for a value that does not fit."
     for name in files:
@@ -233,7 +233,7 @@ def save_checkpoint(
         shutil.rmtree(writing, ignore_errors=True) # a full disk needs the room
         raise CheckpointError(f"could not be written, and what was there before is untouched: {error}", folder) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #df30ca27
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #714beca3
 @dataclass
 class Checkpoint:
     "What a checkpoint's folder holds."
@@ -259,7 +259,7 @@ def _read_state(folder: Path) -> Any:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"does not go with state.safetensors: {error}", folder / "state.json") from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #a78f0ef5
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #62575bcf
 def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     "Every file of a checkpoint's folder."
     needed = ["config.json", "model.safetensors"] + ["state.json", "state.safetensors"] * with_state
@@ -271,7 +271,7 @@ def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     return Checkpoint(read_tensors(place / "model.safetensors"), _read_json(place / "config.json", dict),
                       {path.name: _read_json(path) for path in others}, _read_state(place) if with_state else None)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #a65c9d3e
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #241a53f3
 def _identity(folder: str | Path) -> tuple[Path | None, int]:
     "Where the checkpoint is, and the number that the file system gave to that folder."
     for _ in range(100):
@@ -298,7 +298,7 @@ def load_checkpoint(
     if problem: raise problem
     return checkpoint
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #9825ad74
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #205aa552
 def _first_difference(
     came: dict[str, Tensor], # the checkpoint's tensors
     expected: dict[str, Tensor], # the model's
@@ -329,7 +329,7 @@ def load_weights(
     fill_model(model, checkpoint.tensors, find_checkpoint(folder) / "model.safetensors")
     return checkpoint
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #885a404d
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #48da2e32
 def check_config(
     came: dict, # the checkpoint's configuration
     expected: dict, # the one we are about to use
