@@ -23,7 +23,7 @@ def one_run(attention_type: str, steps: int, seed: int, split) -> dict:
             Path(folder, f"{name}.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in getattr(split, name)), encoding="utf-8")
         config = TrainConfig(data_path=f"{folder}/train.tsv", valid_path=f"{folder}/valid.tsv", output_dir=f"{folder}/run", attention_type=attention_type,
                              max_steps=steps, embedding_dim=192, hidden_size=192, attention_dim=128, vocab_size=3000, batch_size=32,
-                             learning_rate=6e-3, dropout=0., num_epochs=50, seed=seed, progress=False, tensorboard=False)
+                             learning_rate=8e-3, dropout=0., num_epochs=50, seed=seed, progress=False, tensorboard=False)
         start = time.perf_counter()
         result = train(config)
         seconds = time.perf_counter() - start

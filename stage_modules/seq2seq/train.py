@@ -6,7 +6,7 @@
 __all__ = ['GRAMMAR_PAIRS', 'TrainConfig', 'check_train_config', 'load_data', 'default_epochs', 'steps_in_time', 'make_loss',
            'make_adam', 'prepare', 'Trained', 'train', 'main']
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #04533f8f
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #41e8258f
 import math
 import sys
 import time
@@ -29,7 +29,7 @@ from ..toolkit.checkpoints import find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.training import Trainer, TrainingConfig, changeable, check_settings
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f4137f13
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #bf7b133b
 @dataclass
 class TrainConfig(ModelConfig, TrainingConfig):
     "Train a translator on sentence pairs, and write a checkpoint that `evaluate` and `Translator.load` read."
@@ -53,7 +53,7 @@ class TrainConfig(ModelConfig, TrainingConfig):
     source_vocab_size: tyro.conf.Suppress[int] = 0 # set from the source tokenizer
     target_vocab_size: tyro.conf.Suppress[int] = 0 # set from the target tokenizer
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3f7a2493
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #798c6cf6
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -70,7 +70,7 @@ def check_train_config(
     check_settings(replace(config, num_epochs=1 if config.num_epochs is None else config.num_epochs, warmup_steps=config.warmup_steps or 0))
     build_attention(config.attention_type, 1, 1, 1) # is there one of that name?
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b6ba9fc8
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #429e090e
 def load_data(
     config: TrainConfig, # data_path, valid_path, test_sentences, skip_bad_lines, seed
 ) -> Split: # train, valid, test; test is empty unless asked for
@@ -83,10 +83,10 @@ def load_data(
     except DataError as error: raise DataError(error.message, config.data_path) from None
     return split._replace(valid=read(config.valid_path)) if config.valid_path else split
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #8f26a040
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c496bfd4
 GRAMMAR_PAIRS = 8000 # sentences of the built-in grammar, when there is no file
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0b298547
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #25672f76
 def _tell_skipped(
     pairs: Pairs, # as read
     path: str, # where from
@@ -95,14 +95,14 @@ def _tell_skipped(
     if pairs.skipped: print(f"{path}: skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #bb6812a2
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4cfdfb31
 def default_epochs(
     num_pairs: int, # training pairs
 ) -> int: # passes over them
     "400,000 pairs' worth of training, in 6 to 60 passes."
     return max(6, min(60, round(400_000 / num_pairs)))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fa05b6ee
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c8c7c13a
 def steps_in_time(
     model: Seq2Seq, # is left as it was
     batches: BucketedBatches, # what it will train on
@@ -127,7 +127,7 @@ def steps_in_time(
     mean = 1.1 * sum(seconds[1:]) / len(chosen) # the optimizer takes about a tenth of a step
     return max(1, int(0.9 * 60 * minutes / mean / accumulate))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #20291a15
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #5f65a873
 def make_loss(
     label_smoothing: float = 0., # only while training
     teacher_forcing_ratio: float = 1., # share of batches in which the decoder reads the right words
@@ -138,7 +138,7 @@ def make_loss(
         return model.loss(batch, label_smoothing, forced=not free)
     return loss_fn
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #615dbb4d
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #5dc833c6
 def make_adam(
     model: nn.Module, # its weights
     config: TrainConfig, # learning_rate, weight_decay
@@ -146,7 +146,7 @@ def make_adam(
     "Adam with a memory of 50 steps for the gradient's size (Vaswani et al. 2017) and one pass over the weights instead of a dozen."
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=config.weight_decay, fused=True)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #265412d6
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #24639dcf
 def _earlier(
     config: TrainConfig, # resume, output_dir
 ) -> Any: # the checkpoint to resume from, or None
@@ -154,7 +154,7 @@ def _earlier(
     place = Path(config.output_dir) / "last"
     return load_checkpoint(place) if config.resume and find_checkpoint(place) else None
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e1ad517b
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #51235234
 def _tokenizers(
     config: TrainConfig, # tokenizer, vocab_size, min_freq
     train: Pairs, # to learn from
@@ -168,7 +168,7 @@ def _tokenizers(
     try: return tuple(tokenizer_from_json(earlier.files[file], side=side) for side, file in TOKENIZER_FILES.items())
     except DataError as error: raise CheckpointError(error.message, place) from error
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #92e884d5
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #51e23b25
 def _decide(
     config: TrainConfig, # with None where the data decides
     model: Seq2Seq, # to time
@@ -187,7 +187,7 @@ def _decide(
     warmup = config.warmup_steps if config.warmup_steps is not None else old.get("warmup_steps")
     return replace(config, num_epochs=epochs, max_steps=steps, warmup_steps=min(400, max(1, int(total / 10))) if warmup is None else warmup)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #15b0daf9
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #ea726004
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, Split]: # ready for `fit`, and the data it is for
@@ -208,7 +208,7 @@ def prepare(
     loss_fn = make_loss(config.label_smoothing, config.teacher_forcing_ratio)
     return Trainer(model, config, batches, loss_fn, valid, files=files, optimizer=make_adam(model, config)), data
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #a4b97e4f
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fa4dec0d
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -218,7 +218,7 @@ class Trained:
     seconds: float # of training, earlier parts of a resumed run included
     interrupted: bool # stopped by hand; resume=True goes on
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #a7ea3d72
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #571d4fcf
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
@@ -231,7 +231,7 @@ def train(
     tokenizers = [tokenizer_from_json(trainer.files[file]) for file in TOKENIZER_FILES.values()]
     return Trained(Translator(trainer.model, *tokenizers), history, data, trainer.progress.seconds, trainer.stop_reason == "interrupted")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #a33cb7c1
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3c9aa136
 def _complain(
     error: Exception, # what went wrong
 ) -> int: # exit code
@@ -239,7 +239,7 @@ def _complain(
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return 2
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7647ec8c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #2dc03a78
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input; 130 when interrupted
@@ -254,5 +254,5 @@ def main(
     print(f"{len(result.data.train):,} pairs, {result.seconds:.0f} s, validation loss {best:.3f}; best checkpoint in {Path(config.output_dir) / 'best'}")
     return 0
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #2a085dcd
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #feac130d
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

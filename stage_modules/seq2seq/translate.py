@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'Translation', 'Translator']
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #1289a2c5
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #0ee75f08
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,10 +20,10 @@ from .model import ModelConfig, Seq2Seq, build_model
 from ..toolkit.checkpoints import Checkpoint, fill_model, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #39c1deed
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #8f9b3099
 TOKENIZER_FILES = {"source": "source_tokenizer.json", "target": "target_tokenizer.json"}
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #ccbe1b20
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #ee85dbb0
 def _checkpoint_place(
     folder: str | Path, # a checkpoint, or the output folder of a training run
 ) -> Path: # the checkpoint
@@ -34,7 +34,7 @@ def _checkpoint_place(
             if find_checkpoint(folder / name): return folder / name
     return folder
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d367e4ec
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #37884f08
 def _model_from(
     checkpoint: Checkpoint, # as loaded
     place: Path, # where from, for messages
@@ -58,7 +58,7 @@ def _model_from(
     fill_model(model, checkpoint.tensors, place / "model.safetensors")
     return model.eval(), tokenizers
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #32db799e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #67fd509d
 @dataclass
 class Translation:
     "A translation with what it was made from and where the model looked."
@@ -67,7 +67,7 @@ class Translation:
     target_tokens: list[str] # as the model wrote them, `<eos>` last where it ended by itself
     weights: Tensor | None # how much each written token looked at each read one, (T, S); None without attention
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #77398001
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #662e71db
 class Translator:
     "A model with its tokenizers: translates text."
 
