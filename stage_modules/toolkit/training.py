@@ -10,7 +10,7 @@ __all__ = ['changeable', 'TrainingConfig', 'check_settings', 'learning_rate_fact
            'start_run', 'prepare_folder', 'remove_run', 'resume_run', 'overfit_one_batch', 'gradient_norms',
            'learning_rate_test']
 
-# %% ../../nbs/toolkit/05_training.ipynb #d22c7f04
+# %% ../../nbs/toolkit/05_training.ipynb #d34385f3
 import json
 import math
 import os
@@ -39,7 +39,7 @@ from tqdm import tqdm
 from .checkpoints import check_config, clean_leftovers, fill_model, find_checkpoint, load_checkpoint, load_weights, remove_checkpoint, save_checkpoint
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/05_training.ipynb #ae0a748a
+# %% ../../nbs/toolkit/05_training.ipynb #e2504a9f
 def changeable(
     default: Any, # the field's default value
 ) -> Any: # what `dataclasses.field` returns
@@ -74,7 +74,7 @@ class TrainingConfig:
     progress: bool = changeable(True) # progress bar, and a curve in notebooks
     tensorboard: bool = changeable(True) # log to output_dir/tensorboard, where tensorboard is installed
 
-# %% ../../nbs/toolkit/05_training.ipynb #b41b0af0
+# %% ../../nbs/toolkit/05_training.ipynb #c72da45d
 def check_settings(
     config: TrainingConfig,
 ) -> None:
@@ -90,7 +90,7 @@ def check_settings(
         need(getattr(config, name) is None or getattr(config, name) > 0, name, "more than 0, or None")
     need(config.learning_rate > 0, "learning_rate", "more than 0")
 
-# %% ../../nbs/toolkit/05_training.ipynb #66727b9d
+# %% ../../nbs/toolkit/05_training.ipynb #392a0bd4
 def learning_rate_factor(
     step: int, # the step about to be taken, counted from 0
     schedule: str, # constant, linear, cosine (Loshchilov and Hutter 2017) or inverse_sqrt (Vaswani et al. 2017, section 5.3)
@@ -105,7 +105,7 @@ def learning_rate_factor(
     if schedule == "inverse_sqrt": return math.sqrt(max(1, warmup_steps) / (step + 1))
     return 1.
 
-# %% ../../nbs/toolkit/05_training.ipynb #a6892b12
+# %% ../../nbs/toolkit/05_training.ipynb #b37ccb0f
 def make_optimizer(
     model: nn.Module, # parameters that require no gradient are left out
     config: TrainingConfig, # optimizer, learning_rate, weight_decay
@@ -120,7 +120,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate)
 
-# %% ../../nbs/toolkit/05_training.ipynb #77e57e8b
+# %% ../../nbs/toolkit/05_training.ipynb #4a94bc80
 def random_state(
     device: torch.device | None = None, # a GPU's generator is included if this is one
 ) -> dict[str, Any]: # for `set_random_state`; fit for a checkpoint
@@ -161,7 +161,7 @@ def random_stream(
         stream.update(random_state(device))
         set_random_state(outside, device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #12274812
+# %% ../../nbs/toolkit/05_training.ipynb #12caad5a
 def _tell_epoch(batches: Any, seed: int, epoch: int) -> None:
     "Calls `set_epoch` where there is one: on the batches, and on a DataLoader's sampler. A generator of its own is seeded."
     sampler = getattr(batches, "sampler", None)
@@ -186,7 +186,7 @@ def epoch_batches(
         if batch is StopIteration: return
         if number >= skip: yield batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #5460354f
+# %% ../../nbs/toolkit/05_training.ipynb #ad666b76
 def windows(
     batches: Iterable, # one epoch
     size: int, # batches in a window; the last one may have fewer
@@ -201,7 +201,7 @@ def windows(
     if window: yield window, not following
     if following: yield following, True
 
-# %% ../../nbs/toolkit/05_training.ipynb #a721f3b3
+# %% ../../nbs/toolkit/05_training.ipynb #894b87e7
 def to_device(
     batch: Any, # tensors in tuples, lists, dicts or dataclasses, inside one another
     device: torch.device, # where to
@@ -215,7 +215,7 @@ def to_device(
         return replace(batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch) if f.init})
     return batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #bce130b5
+# %% ../../nbs/toolkit/05_training.ipynb #ba7c435f
 def make_accelerator(
     config: TrainingConfig, # mixed_precision, device
 ) -> Accelerator: # device, processes, gradient scaler
@@ -239,7 +239,7 @@ def sum_gradients(
     parts = accelerator.reduce(flat, "sum").split([p.numel() for p in used])
     for p, part in zip(used, parts): p.grad = part.view_as(p).to(p.dtype)
 
-# %% ../../nbs/toolkit/05_training.ipynb #c7f097cf
+# %% ../../nbs/toolkit/05_training.ipynb #11ced2c1
 class Engine:
     "A model with its optimizer, on its device: takes steps."
     def __init__(self,
@@ -322,7 +322,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
 
-# %% ../../nbs/toolkit/05_training.ipynb #240f7a44
+# %% ../../nbs/toolkit/05_training.ipynb #596a39d7
 @dataclass
 class Progress:
     "Where a run is."
@@ -337,7 +337,7 @@ class Progress:
     count: float = 0. # since the last row of the history
     history: list[dict] = field(default_factory=list) # one row every so many steps, and one per validation
 
-# %% ../../nbs/toolkit/05_training.ipynb #093960ef
+# %% ../../nbs/toolkit/05_training.ipynb #47265f8e
 class Callback:
     "Looks on while a `Trainer` works; override what you need. Methods are called on every process."
     def on_start(self, trainer: "Trainer") -> None: "Before the first step; `trainer.progress.step` is not 0 for a resumed run."
@@ -373,7 +373,7 @@ class LogFile(Callback):
     def on_save(self, trainer: "Trainer", folder: Path) -> None: self.write(trainer, f"saved {folder.name} at step {trainer.progress.step}")
     def on_end(self, trainer: "Trainer") -> None: self.write(trainer, f"ended at step {trainer.progress.step}: {trainer.stop_reason}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #3cccfc51
+# %% ../../nbs/toolkit/05_training.ipynb #4b92a407
 class TensorBoard(Callback):
     "output_dir/tensorboard: every number of the history. Rows after the step that a run resumes from are replaced."
     def on_start(self, trainer: "Trainer") -> None:
@@ -384,7 +384,7 @@ class TensorBoard(Callback):
             if key != "step": self.writer.add_scalar(key, value, row["step"])
     def on_end(self, trainer: "Trainer") -> None: self.writer.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #08ebdd79
+# %% ../../nbs/toolkit/05_training.ipynb #a80e6f76
 def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
@@ -419,7 +419,7 @@ def default_callbacks(
     if config.output_dir is not None and config.tensorboard and find_spec("tensorboard"): callbacks.append(TensorBoard())
     return callbacks
 
-# %% ../../nbs/toolkit/05_training.ipynb #5bf03a8a
+# %% ../../nbs/toolkit/05_training.ipynb #444dad6d
 @contextmanager
 def signals_as_requests(
     stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
@@ -436,7 +436,7 @@ def signals_as_requests(
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../../nbs/toolkit/05_training.ipynb #bd4d5afc
+# %% ../../nbs/toolkit/05_training.ipynb #c3be7577
 class Trainer:
     """The course's training loop: an `Engine` that takes steps, and everything around them.
 
@@ -634,7 +634,7 @@ class Trainer:
         where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
         print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
 
-# %% ../../nbs/toolkit/05_training.ipynb #d958bb12
+# %% ../../nbs/toolkit/05_training.ipynb #22a69a9c
 def start_run(
     trainer: Trainer, # whose run begins
 ) -> None:
@@ -670,7 +670,7 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
 
-# %% ../../nbs/toolkit/05_training.ipynb #4a39c3ab
+# %% ../../nbs/toolkit/05_training.ipynb #89001c40
 def resume_run(
     trainer: Trainer, # is brought to where the checkpoint in output_dir/last stands
 ) -> None:
@@ -692,7 +692,7 @@ def resume_run(
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"is not from this Trainer: {type(error).__name__} {error}", place / "state.json") from error
 
-# %% ../../nbs/toolkit/05_training.ipynb #1741c315
+# %% ../../nbs/toolkit/05_training.ipynb #c0567475
 def overfit_one_batch(
     model: nn.Module, # a copy is trained, without dropout; the model stays as it is
     batch: Any, # one batch, small
@@ -711,7 +711,7 @@ def overfit_one_batch(
         losses.append(loss / count)
     return losses
 
-# %% ../../nbs/toolkit/05_training.ipynb #8fc0bab3
+# %% ../../nbs/toolkit/05_training.ipynb #0353b93f
 def gradient_norms(
     model: nn.Module, # not changed; gradients of before are replaced
     batch: Any, # one batch
@@ -725,7 +725,7 @@ def gradient_norms(
     model.zero_grad()
     return norms
 
-# %% ../../nbs/toolkit/05_training.ipynb #b0d01964
+# %% ../../nbs/toolkit/05_training.ipynb #6ec58417
 def learning_rate_test(
     model: nn.Module, # a copy is trained; the model stays as it is
     batches: Iterable, # as for `Trainer`; gone through again where there are too few
