@@ -53,6 +53,34 @@ def test_a_broken_link_is_found_and_placed(site, link, problem, capsys):
     assert check_links.main(str(site)) == 1 and problem in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("load", [
+    '<link rel="stylesheet" href="https://fonts.example.org/lato.css">', '<link rel="preconnect" href="https://fonts.example.org">', '<script src="//cdn.example.org/x.js"></script>',
+    '<img src="http://example.org/a.png">', '<img srcset="a%20picture.png 1x, https://example.org/a.png 2x">', '<iframe src="https://example.org"></iframe>',
+    '<style>@import "https://fonts.example.org/lato.css";</style>', '<p style="background: url(https://example.org/a.png)">',
+])
+def test_a_page_that_loads_from_a_network_is_found(site, load):
+    index = site / "index.html"
+    index.write_text(index.read_text() + "\n" + load)
+    (problem, places), = check_links.check(site).items()
+    assert problem.startswith("loaded from a network: ") and places == ["index.html:2"]
+
+
+@pytest.mark.parametrize("imported", ["url(https://fonts.example.org/css2?family=Lato:wght@0,400;0,700&display=swap)", "url('//fonts.example.org/lato')", '"https://fonts.example.org/lato"'])
+def test_web_fonts_are_found_and_taken_out_of_a_theme(site, imported):
+    theme = site / "theme.css"
+    theme.write_text(f'@charset "UTF-8";@import {imported};@import "site.css";b{{font:url(font.woff)}}')
+    (problem, places), = check_links.check(site).items()
+    assert problem.startswith("loaded from a network: ") and places == ["theme.css"]
+    build_site.nothing_from_a_network(site)
+    assert theme.read_text() == '@charset "UTF-8";@import "site.css";b{font:url(font.woff)}' and check_links.check(site) == {}
+
+
+def test_a_link_that_is_not_loaded_may_lead_out(site):
+    (site / "index.html").write_text('<link rel="canonical" href="https://example.org/"><link rel="alternate" href="https://example.org/feed"><a href="https://example.org">x</a>')
+    (site / "stage/scores.html").unlink()
+    assert check_links.check(site) == {}
+
+
 def test_a_missing_font_is_found(site):
     (site / "font.woff").unlink()
     assert check_links.check(site) == {"no such page or file: font.woff": ["site.css"]}

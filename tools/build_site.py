@@ -142,6 +142,15 @@ def formulas(page: Path) -> list[str]:
     return problems
 
 
+def nothing_from_a_network(folder: Path) -> None:
+    "Take the web fonts out of the themes: where the reader has no Lato, the next font in its list is one of the system's."
+    address = r"(?:https?:)?//"
+    imported = re.compile(rf"""@import\s*(?:url\(\s*["']?{address}[^)]*\)|"{address}[^"]*"|'{address}[^']*')[^;]*;""")
+    for sheet in folder.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        if imported.search(text): sheet.write_text(imported.sub("", text), encoding="utf-8")
+
+
 def main() -> int:
     os.chdir(ROOT)
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:nbdev.processors"  # a cell that imports and sets the plot style is no matter
@@ -150,6 +159,7 @@ def main() -> int:
     quarto = shutil.which("quarto")
     problems = [] if quarto else with_smalldocs()
     if quarto: with_quarto()
+    nothing_from_a_network(OUT)
     for problem in problems: print(f"site: {problem}", file=sys.stderr)
     print(f"{sum(1 for _ in OUT.rglob('*.html'))} pages in {OUT.name}, rendered by {'Quarto' if quarto else 'smalldocs'}")
     return 1 if problems else 0
