@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'TIE', 'SPECIALS', 'PAD', 'BOS', 'EOS', 'UNK', 'TOKENIZERS', 'read_text', 'parse_line', 'parse_record',
-           'json_records', 'Pairs', 'read_pairs', 'load_tatoeba', 'sentence_key', 'group_sources', 'Split',
+           'json_records', 'Pairs', 'read_pairs', 'sentence_key', 'group_sources', 'load_tatoeba', 'Split',
            'split_pairs', 'normalise', 'cut_word', 'cut_chunk', 'touches', 'cut_text', 'bare', 'join_tokens', 'Vocab',
            'WordTokenizer', 'BPETokenizer', 'default_vocab_size', 'build_tokenizers', 'tokenizer_from_json',
            'save_tokenizer', 'load_tokenizer', 'encode_pairs', 'Batch', 'Ragged', 'make_batch', 'BucketedBatches',
            'padding_share']
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ead87fdb
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c004f6dac2
 import json, re, unicodedata, warnings, zipfile
 from bisect import bisect_right
 from collections import Counter
@@ -30,7 +30,7 @@ from ..attention.scaled_dot_product import padding_mask
 from ..toolkit.datasets import fetch
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b45eb81d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c012169bb6
 def read_text(
     path: str | Path, # a file in UTF-8, with or without a byte order mark
     skip_bad_lines: bool = False, # keep a line that is not UTF-8, with a mark (U+FFFD) in it, for the reader to skip
@@ -43,7 +43,7 @@ def read_text(
     if not data.strip(): raise DataError("the file is empty; sentence pairs were expected", path)
     return re.sub("\r\n?", "\n", _decode(data, path, "replace" if skip_bad_lines else "strict"))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #36d68ef1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c014cc199e
 def _decode(
     data: bytes, # what the file holds
     path: Path, # for the message
@@ -57,7 +57,7 @@ def _decode(
     except UnicodeDecodeError as e:
         raise DataError(f"not UTF-8 (byte 0x{data[e.start]:02x}); save the file as UTF-8", path, data.count(b"\n", 0, e.start) + 1) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #231e5fc8
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c024c75b5c
 def parse_line(
     line: str, # one line of a file
     separator: str = "\t", # a tab or "|||"
@@ -67,7 +67,7 @@ def parse_line(
     if len(parts) < 2: raise ValueError(f"no {'tab' if separator == chr(9) else separator} between source and target: {line[:40]!r}")
     return _checked(parts[0], parts[1])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #69ba3ebe
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0265add1d
 def _checked(
     source: Any, # should be a sentence
     target: Any, # should be its translation
@@ -79,7 +79,7 @@ def _checked(
         if "\ufffd" in text: raise ValueError(f"the {side} is not UTF-8: {text[:40]!r}")
     return source.strip(), target.strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #1b3fddab
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0329522b1
 def parse_record(
     record: Any, # one element of a JSON list
 ) -> tuple[str, str]: # source and target
@@ -88,7 +88,7 @@ def parse_record(
     if isinstance(record, list) and len(record) >= 2: return _checked(record[0], record[1])
     raise ValueError(f'["source", "target"] or {{"source": ..., "target": ...}} was expected, not {json.dumps(record)[:60]}')
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #1f678f78
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c03899aef4
 def json_records(
     text: str, # a JSON list
     path: Path | None = None, # for the message
@@ -107,7 +107,7 @@ def json_records(
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, text.count("\n", 0, e.pos) + 1) from None
     except RecursionError: raise DataError("JSON with too many brackets inside each other", path, line) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9e1bbdd4
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c044c3df0e
 class Pairs(list):
     "A list of `(source, target)`, with the lines that were skipped on the way."
     def __init__(self,
@@ -122,7 +122,7 @@ class Pairs(list):
         "How many lines were skipped."
         return len(self.problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #785b2a73
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c05091ecf3
 def _numbered(
     text: str, # of the whole file
     path: Path, # its suffix may say .json or .jsonl
@@ -139,7 +139,7 @@ def _numbered(
         separator = "\t" if tabs >= bars else "|||"
         yield from ((n, lambda l=l: parse_line(l, separator)) for n, l in enumerate(lines, 1) if l.strip())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9d4c2007
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c052947fac
 def read_pairs(
     path: str | Path, # tab-separated, `|||`, .json, .jsonl, or a .zip that holds one of these
     skip_bad_lines: bool = False, # leave malformed lines out and count them, instead of stopping
@@ -155,7 +155,7 @@ def read_pairs(
     if not pairs: raise DataError(f"no pair in it ({len(problems)} malformed lines skipped)", path)
     return Pairs(pairs, problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #90de28d6
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c054725627
 def _unzipped(
     path: Path, # a zip archive
 ) -> str: # text of its one data file
@@ -167,7 +167,32 @@ def _unzipped(
             return re.sub("\r\n?", "\n", _decode(archive.read(names[0]), path / names[0], "strict"))
     except (zipfile.BadZipFile, FileNotFoundError, EOFError) as e: raise DataError(f"not a zip archive that can be read: {e}", path) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c8790a60
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c06732cddc
+def sentence_key(
+    sentence: str, # as written
+) -> str: # the same for two sentences that a learner would call the same
+    "What is left of a sentence without case, spacing and punctuation: 'Go.', 'go !' and 'GO' are one sentence."
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold())
+    return " ".join(words) or " ".join(sentence.split())
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c073cf95d8
+def group_sources(
+    pairs: Iterable[tuple[str, str]], # source and target sentences
+) -> dict[str, list[int]]: # sentence key -> where its pairs are
+    "The pairs of each distinct source sentence, in order of first appearance."
+    groups: dict[str, list[int]] = {}
+    for at, (source, _) in enumerate(pairs): groups.setdefault(sentence_key(source), []).append(at)
+    return groups
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0782cf91c
+def _shuffle_key(
+    key: str, # of a sentence
+    seed: int, # of the shuffle
+) -> bytes: # what to sort by
+    "A place in a random order that depends on the sentence and the seed alone, not on its neighbours in the file."
+    return blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c080f11402
 def load_tatoeba(
     max_words: int | None = 10, # leave out pairs with more words on either side; None keeps all
     max_pairs: int | None = None, # take a spread of this many English sentences' worth of pairs at most; None takes all
@@ -184,39 +209,14 @@ def load_tatoeba(
         if size == max_pairs: break
     return Pairs(pair for at, pair in enumerate(pairs) if at in chosen)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ca37ef13
-def sentence_key(
-    sentence: str, # as written
-) -> str: # the same for two sentences that a learner would call the same
-    "What is left of a sentence without case, spacing and punctuation: 'Go.', 'go !' and 'GO' are one sentence."
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold())
-    return " ".join(words) or " ".join(sentence.split())
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #32c5e55d
-def group_sources(
-    pairs: Iterable[tuple[str, str]], # source and target sentences
-) -> dict[str, list[int]]: # sentence key -> where its pairs are
-    "The pairs of each distinct source sentence, in order of first appearance."
-    groups: dict[str, list[int]] = {}
-    for at, (source, _) in enumerate(pairs): groups.setdefault(sentence_key(source), []).append(at)
-    return groups
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #96742fc8
-def _shuffle_key(
-    key: str, # of a sentence
-    seed: int, # of the shuffle
-) -> bytes: # what to sort by
-    "A place in a random order that depends on the sentence and the seed alone, not on its neighbours in the file."
-    return blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #292120ca
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c097c8a898
 class Split(NamedTuple):
     "Three lists of pairs that share no source sentence."
     train: Pairs # to learn from
     valid: Pairs # to choose the best checkpoint by
     test: Pairs # to report on, once
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81aabcd1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c10009019b
 def split_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     valid: int | float = 0.05, # distinct source sentences: a count, or a share below 1
@@ -232,22 +232,22 @@ def split_pairs(
     cuts = [keys[sum(sizes):], keys[:sizes[0]], keys[sizes[0]:sum(sizes)]]
     return Split(*(Pairs(pairs[at] for at in sorted(chain.from_iterable(groups[key] for key in part))) for part in cuts))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #415bf43f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c110cd1c37
 _ALIKE = str.maketrans({**dict.fromkeys("\u2018\u2019\u02bc", "'"), **dict.fromkeys("\u2010\u2011", "-"), **dict.fromkeys("\u200b\u2060\ufeff\u00ad")})
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b816ce91
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c112ad8730
 def normalise(
     text: str, # as found
 ) -> str: # one spelling: composed accents, straight apostrophes, single plain spaces
     "Spells alike what looks alike (NFC; apostrophes, hyphens and spaces of one kind; invisible characters dropped)."
     return " ".join(unicodedata.normalize("NFC", text.translate(_ALIKE)).split())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a6c04212
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c120d5282e
 _FRONT = re.compile(r"(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|quoiqu)'(?=\w)", re.I)
 _BACK = re.compile(r"(?:n't|'(?:s|m|d|re|ve|ll)|-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous)|-(?:ce|moi|toi|lui|leur|les?|la|y|en|là|ci))$", re.I)
 _PIECE = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|\d+(?:[.,:]\d+)*|\.{2,}|\S")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #f5cf29d2
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c122b81f87
 def cut_word(
     word: str, # letters, with apostrophes and hyphens inside
 ) -> list[str]: # its parts, in order
@@ -257,7 +257,7 @@ def cut_word(
     while (found := _BACK.search(word)) and found.start(): back.insert(0, found[0]); word = word[:found.start()]
     return [*front, word, *back]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5594872b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c128c4786e
 @lru_cache(maxsize=1 << 17)
 def cut_chunk(
     chunk: str, # text without a space
@@ -265,11 +265,11 @@ def cut_chunk(
     "Cuts what stands between two spaces; the same chunks come back again and again, so the answers are kept."
     return tuple(chain.from_iterable(cut_word(p) if p[0].isalpha() else (p,) for p in _PIECE.findall(chunk)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a51be0c0
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c13521571d
 SPACE, TIE = "▁", "‿" # "here is a space after all", "here is none after all"
 _CLOSING, _OPENING = set(".,;:?!)]}%\u2026"), set("([{$€£#")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b1f142bf
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c137ff2d9e
 def touches(
     left: str, # a piece of text as `cut_chunk` makes them
     right: str, # the next one
@@ -278,7 +278,7 @@ def touches(
     if left in _OPENING or (left.endswith("'") and len(left) > 1): return True
     return right in _CLOSING or right.startswith("..") or (right[0] in "'-" and len(right) > 1) or right.lower() == "n't"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d877e931
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1433bbe0e
 def _rule(
     pieces: Sequence[str], # of one sentence
 ) -> list[bool]: # for each piece, True if the rule lets it touch the one before
@@ -291,7 +291,7 @@ def _rule(
         left = here
     return out
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #323963f2
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1479a12bd
 def cut_text(
     text: str, # any text
 ) -> list[str]: # its tokens, marked where they break the spacing rule
@@ -304,14 +304,14 @@ def cut_text(
     marks = {(True, False): TIE, (False, True): SPACE}
     return [marks.get(pair, "") + piece for piece, pair in zip(pieces, zip(touching, _rule(pieces)))]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cadb13c5
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c153fe3aa3
 def bare(
     token: str, # perhaps with a spacing mark
 ) -> str: # without it
     "A token without its spacing mark."
     return token[1:] if len(token) > 1 and token[0] in (SPACE, TIE) else token
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3b6a416a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c157662030
 def join_tokens(
     tokens: Sequence[str], # as `cut_text` makes them, or as a model wrote them
 ) -> str: # plain text
@@ -321,11 +321,11 @@ def join_tokens(
               for token, rule in zip(tokens, _rule(pieces))]
     return "".join(chain.from_iterable(zip(spaces, pieces))).strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #81a332cb
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c166a0079d
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3cd4942d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1689d4554
 class Vocab:
     "Tokens and their numbers; the first four are always padding, begin, end and unknown."
     def __init__(self,
@@ -353,7 +353,7 @@ class Vocab:
     def __getitem__(self, token: str) -> int: return self.index.get(token, UNK)
     def __repr__(self) -> str: return f"Vocab({len(self)} tokens: {' '.join(self.tokens[4:10])} ...)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9ee4594b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c174bab3ee
 def _read_json(
     path: str | Path, # a JSON file
 ) -> Any: # what it holds
@@ -361,7 +361,7 @@ def _read_json(
     try: return json.loads(read_text(path))
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, e.lineno) from None
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e78e1b19
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c176844026
 def _write_json(
     path: str | Path, # the file to write
     data: Any, # what to keep
@@ -373,7 +373,7 @@ def _write_json(
     beside.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #90898459
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1785dcf09
 def _vocab_from(
     tokens: Any, # what the JSON has
 ) -> Vocab: # checked
@@ -382,7 +382,7 @@ def _vocab_from(
     if tuple(tokens[:4]) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {tokens[:4]}, ours with {list(SPECIALS)}")
     return Vocab(tokens[4:])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ff1c635e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c180aed5b3
 def _save(self: Vocab,
     path: str | Path, # a JSON file
 ) -> None:
@@ -398,27 +398,30 @@ def _load(cls: type[Vocab],
 
 Vocab.save, Vocab.load = _save, classmethod(_load)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cc9e39ff
-class WordTokenizer:
-    "Words and punctuation to numbers and back; unknown words become one number."
-    kind = "word"
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c184adea4a
+class _Tokenizer:
+    "What both kinds of tokenizer share: the special numbers, and many sentences at once."
+    kind = ""
     pad_id, bos_id, eos_id, unk_id = PAD, BOS, EOS, UNK
+
+    def encode_all(self,
+        texts: Sequence[str], # sentences
+    ) -> list[list[int]]: # numbers of each
+        "Many sentences at once."
+        return [self.encode(text) for text in texts]
+
+    def __repr__(self) -> str: return f"{type(self).__name__}({len(self)} tokens)"
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c186cc75e8
+class _Words(_Tokenizer):
+    "A sentence to the numbers of its words, and back."
+    kind = "word"
 
     def __init__(self,
         vocab: Vocab, # the words it knows
         lowercase: bool = False, # fold case first; then the way back is lower case, too
     ):
         self.vocab, self.lowercase = vocab, lowercase
-
-    @classmethod
-    def train(cls,
-        texts: Iterable[str], # sentences of one language
-        vocab_size: int | None = None, # keep the most frequent; None keeps all
-        min_freq: int = 1, # leave out words that come less often
-        lowercase: bool = False, # fold case first
-    ) -> "WordTokenizer": # deterministic
-        "Collects the vocabulary of some sentences."
-        return cls(Vocab.build((cut_text(t.lower() if lowercase else t) for t in texts), min_freq, vocab_size), lowercase)
 
     def tokens(self,
         text: str, # a sentence
@@ -433,12 +436,6 @@ class WordTokenizer:
         index = self.vocab.index
         return [index[t] if t in index else index.get(bare(t), UNK) for t in self.tokens(text)]
 
-    def encode_all(self,
-        texts: Sequence[str], # sentences
-    ) -> list[list[int]]: # numbers of each
-        "Many sentences at once."
-        return [self.encode(text) for text in texts]
-
     def decode(self,
         ids: Iterable[int], # numbers, perhaps with padding, begin and end among them
     ) -> str: # plain text; unknown words read <unk>
@@ -451,6 +448,21 @@ class WordTokenizer:
         "What each number stands for, to label a figure with."
         return [self.vocab.tokens[i] for i in ids]
 
+    def __len__(self) -> int: return len(self.vocab)
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c189582c83
+class WordTokenizer(_Words):
+    "Words and punctuation to numbers and back; unknown words become one number."
+    @classmethod
+    def train(cls,
+        texts: Iterable[str], # sentences of one language
+        vocab_size: int | None = None, # keep the most frequent; None keeps all
+        min_freq: int = 1, # leave out words that come less often
+        lowercase: bool = False, # fold case first
+    ) -> "WordTokenizer": # deterministic
+        "Collects the vocabulary of some sentences."
+        return cls(Vocab.build((cut_text(t.lower() if lowercase else t) for t in texts), min_freq, vocab_size), lowercase)
+
     def to_json(self) -> dict[str, Any]:
         "What `from_json` needs, ready for a JSON file."
         return {"kind": self.kind, "lowercase": self.lowercase, "tokens": self.vocab.tokens}
@@ -462,20 +474,17 @@ class WordTokenizer:
         "Makes the tokenizer again."
         return cls(_vocab_from(data.get("tokens")), bool(data.get("lowercase", False)))
 
-    def __len__(self) -> int: return len(self.vocab)
-    def __repr__(self) -> str: return f"WordTokenizer({len(self)} tokens)"
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bb5172ea
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c201a51f76
 _BORDER = "\x1f" # a control character that `normalise` never leaves in a text
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #fe7a33c7
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c20332cc3b
 def _bordered(
     chunk: str, # text without a space
 ) -> str: # what byte-pair encoding is given: a space in front, and a border wherever `cut_chunk` cuts
     "Marks the places that joining may not cross."
     return " " + _BORDER.join(cut_chunk(chunk))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b026495e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c207d87091
 def _folded(
     text: str, # a sentence
     lowercase: bool, # fold case
@@ -483,11 +492,29 @@ def _folded(
     "What byte-pair encoding sees of a sentence."
     return normalise(text.lower() if lowercase else text)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #7ae82a44
-class BPETokenizer:
-    "Byte-pair encoding: any text to numbers and back, nothing unknown."
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c209422436
+def _learn_pieces(
+    texts: Iterable[str], # sentences
+    vocab_size: int, # at most
+    min_freq: int, # a pair that comes less often is not joined
+    lowercase: bool, # fold case first
+) -> tokenizers.Tokenizer: # deterministic
+    "Byte-pair encoding in compiled code, told where joining may not cross."
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split(_BORDER, "removed"),
+        tokenizers.pre_tokenizers.Split(" ", "merged_with_next"),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_freq, special_tokens=list(SPECIALS),
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(("".join(map(_bordered, _folded(t, lowercase).split())) for t in texts), trainer)
+    return backend
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c212ebd0b1
+class _Encoder(_Tokenizer):
+    "A sentence to the numbers of its pieces."
     kind = "bpe"
-    pad_id, bos_id, eos_id, unk_id = PAD, BOS, EOS, UNK
 
     def __init__(self,
         backend: tokenizers.Tokenizer, # from the `tokenizers` library
@@ -495,31 +522,6 @@ class BPETokenizer:
     ):
         self.backend, self.lowercase = backend, lowercase
         self._known: dict[str, list[int]] = {} # words come again and again, and are encoded once
-
-    @classmethod
-    def train(cls,
-        texts: Iterable[str], # sentences, of one language or of both
-        vocab_size: int = 4000, # at most; 260 are the bytes and the special tokens
-        min_freq: int = 2, # a pair that comes less often is not joined
-        lowercase: bool = False, # fold case first
-    ) -> "BPETokenizer": # deterministic; smaller than `vocab_size` if the text gives no more
-        "Learns which pieces to join."
-        backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-        backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-            tokenizers.pre_tokenizers.Split(_BORDER, "removed"),
-            tokenizers.pre_tokenizers.Split(" ", "merged_with_next"),
-            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-        backend.decoder = tokenizers.decoders.ByteLevel()
-        trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_freq, special_tokens=list(SPECIALS),
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-        backend.train_from_iterator(("".join(map(_bordered, _folded(t, lowercase).split())) for t in texts), trainer)
-        return cls(backend, lowercase)
-
-    def tokens(self,
-        text: str, # a sentence
-    ) -> list[str]: # its pieces, `▁` where a word begins
-        "Cuts a sentence into pieces."
-        return self.id_tokens(self.encode(text))
 
     def encode(self,
         text: str, # a sentence
@@ -534,11 +536,14 @@ class BPETokenizer:
             self._known[chunk] = self.backend.encode(_bordered(chunk)).ids
         return self._known[chunk]
 
-    def encode_all(self,
-        texts: Sequence[str], # sentences
-    ) -> list[list[int]]: # numbers of each
-        "Many sentences at once."
-        return [self.encode(text) for text in texts]
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c21410a8b9
+class _Pieces(_Encoder):
+    "And back."
+    def tokens(self,
+        text: str, # a sentence
+    ) -> list[str]: # its pieces, `▁` where a word begins
+        "Cuts a sentence into pieces."
+        return self.id_tokens(self.encode(text))
 
     def decode(self,
         ids: Iterable[int], # numbers, perhaps with special ones among them
@@ -552,6 +557,21 @@ class BPETokenizer:
         "What each number stands for, to label a figure with."
         names = (self.backend.id_to_token(i) for i in ids)
         return [n if n in SPECIALS else self.backend.decoder.decode([n]).replace(" ", SPACE) for n in names]
+
+    def __len__(self) -> int: return self.backend.get_vocab_size()
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c217f744b4
+class BPETokenizer(_Pieces):
+    "Byte-pair encoding: any text to numbers and back, nothing unknown."
+    @classmethod
+    def train(cls,
+        texts: Iterable[str], # sentences, of one language or of both
+        vocab_size: int = 4000, # at most; 260 are the bytes and the special tokens
+        min_freq: int = 2, # a pair that comes less often is not joined
+        lowercase: bool = False, # fold case first
+    ) -> "BPETokenizer": # deterministic; smaller than `vocab_size` if the text gives no more
+        "Learns which pieces to join."
+        return cls(_learn_pieces(texts, vocab_size, min_freq, lowercase), lowercase)
 
     def to_json(self) -> dict[str, Any]:
         "What `from_json` needs, ready for a JSON file."
@@ -568,17 +588,17 @@ class BPETokenizer:
         if tuple(first) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {first}, ours with {list(SPECIALS)}")
         return cls(backend, bool(data.get("lowercase", False)))
 
-    def __len__(self) -> int: return self.backend.get_vocab_size()
-    def __repr__(self) -> str: return f"BPETokenizer({len(self)} tokens)"
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e60999d3
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2293e6731
 def default_vocab_size(
     num_pairs: int, # training pairs
 ) -> int: # pieces of byte-pair encoding, in hundreds
     "Pieces for a corpus: 24 for each square root of its pairs, from 600 to 8,000."
     return min(8000, max(600, int(round(24 * num_pairs ** 0.5, -2))))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #34264a3f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c23311110d
+TOKENIZERS = {"word": WordTokenizer, "bpe": BPETokenizer}
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c236f92cca
 def build_tokenizers(
     pairs: Sequence[tuple[str, str]], # training pairs
     kind: str = "bpe", # "word" to read, "bpe" for quality
@@ -596,10 +616,7 @@ def build_tokenizers(
     if shared: return (both := train(list(chain.from_iterable(pairs)))), both
     return train([source for source, _ in pairs]), train([target for _, target in pairs])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #457ef888
-TOKENIZERS = {"word": WordTokenizer, "bpe": BPETokenizer}
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2390be44
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c242e8ed79
 def tokenizer_from_json(
     data: Any, # what a tokenizer's `to_json` gave
     size: int | None = None, # how many tokens the model was built for
@@ -616,7 +633,7 @@ def tokenizer_from_json(
         raise DataError(f"{name} has {len(tokenizer):,} tokens and the model {size:,}: they come from different runs", path)
     return tokenizer
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #992fd47a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2462bfdd2
 def save_tokenizer(
     tokenizer: WordTokenizer | BPETokenizer, # to keep
     path: str | Path, # a JSON file
@@ -624,7 +641,7 @@ def save_tokenizer(
     "Writes a tokenizer to a JSON file."
     _write_json(path, tokenizer.to_json())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #a04f4806
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c248093b85
 def load_tokenizer(
     path: str | Path, # a JSON file that `save_tokenizer` wrote
     size: int | None = None, # how many tokens the model was built for
@@ -633,7 +650,7 @@ def load_tokenizer(
     "Reads a tokenizer from a JSON file; raises DataError if it is none or does not fit."
     return tokenizer_from_json(_read_json(path), size, side, path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2ba684f1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c25478f589
 def encode_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     source_tokenizer: WordTokenizer | BPETokenizer, # of the source side
@@ -649,7 +666,7 @@ def encode_pairs(
     if long: warnings.warn(f"{long} of {len(encoded)} pairs were cut to {max_length} tokens", stacklevel=2)
     return [(s[:max_length], t[:max_length]) for s, t in encoded]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #04cf8121
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2601ce89e
 @dataclass
 class Batch:
     "Sentences side by side; masks are True where a token is real."
@@ -668,7 +685,7 @@ class Batch:
 
     def __len__(self) -> int: return len(self.source)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #4e9d08c6
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2645afcc1
 class Ragged:
     "Sequences of different length, end to end in one tensor, cut out in padded tables."
     def __init__(self,
@@ -686,7 +703,7 @@ class Ragged:
         place = self.starts[index][:, None] + torch.arange(mask.shape[1])
         return self.flat[place.clamp_(max=len(self.flat) - 1)].masked_fill(~mask, PAD), mask
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5dafbf27
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c269263f1a
 class _Table:
     "Encoded pairs, ready to be cut into batches."
     def __init__(self,
@@ -703,33 +720,48 @@ class _Table:
         target, mask = self.target.rows(index)
         return Batch(source, source_mask, target[:, :-1].masked_fill(~mask[:, 1:], PAD), target[:, 1:], mask[:, 1:], index)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #46c0714c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c271b41b5f
 def make_batch(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], # numbers without begin and end
 ) -> Batch: # in the order given
     "One batch of all the pairs."
     return _Table(pairs).batch(torch.arange(len(pairs)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3955d82e
-class BucketedBatches:
-    "Batches of sentences of similar length, shuffled anew each epoch from `(seed, epoch)` alone."
-    def __init__(self,
-        pairs: Sequence[tuple[Sequence[int], Sequence[int]]], # numbers without begin and end, from `encode_pairs`
-        batch_size: int | None = 64, # sentences a batch; None leaves it to `max_tokens`
-        seed: int = 0, # of all shuffling
-        max_tokens: int | None = None, # most positions (padding counted) that either side of a batch may have
-        shuffle: bool = True, # False: the same batches in the same order every epoch, longest last
-        buckets: bool = True, # False: take sentences as they come, whatever their length
-    ):
-        if not pairs: raise DataError("no pairs to make batches of")
-        if max_tokens and not buckets: raise ValueError("max_tokens needs buckets=True")
-        if batch_size is None and max_tokens is None: raise ValueError("give batch_size, max_tokens or both")
-        self.table, self.seed, self.shuffle, self.buckets, self.epoch, self.rank, self.world = _Table(pairs), seed, shuffle, buckets, 0, 0, 1
-        self.bounds = _bounds(*self._widths(self._order()), batch_size or len(pairs), max_tokens) if max_tokens else _even(len(pairs), batch_size)
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c278c19f87
+def _even(
+    count: int, # pairs
+    size: int, # of a batch
+) -> list[int]: # borders between batches
+    "Borders after every `size` pairs; the last batch may be smaller."
+    return [*range(0, count, size), count]
 
-    def _widths(self, order: Tensor) -> tuple[list[int], list[int]]:
-        "Lengths of both sides, in an order."
-        return self.table.source.lengths[order].tolist(), (self.table.target.lengths[order] - 1).tolist()
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c282927ed6
+def _bounds(
+    sources: Sequence[int], # source lengths in order
+    targets: Sequence[int], # target lengths in order
+    batch_size: int, # most pairs a batch
+    max_tokens: int, # most positions a side
+) -> list[int]: # borders between batches
+    "Borders such that no batch is larger than either limit; a sentence too long for the limit is alone."
+    bounds, widest = [0], 0
+    for at, (s, t) in enumerate(zip(sources, targets)):
+        widest = max(widest, s, t)
+        if at > bounds[-1] and (at - bounds[-1] >= batch_size or (at + 1 - bounds[-1]) * widest > max_tokens):
+            bounds.append(at)
+            widest = max(s, t)
+    return [*bounds, len(sources)]
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c285de3ecc
+class _Epochs:
+    "The order of pairs in each epoch, from `(seed, epoch)` alone."
+    def __init__(self, table: _Table, seed: int, shuffle: bool, buckets: bool):
+        self.table, self.seed, self.shuffle, self.buckets, self.epoch = table, seed, shuffle, buckets, 0
+
+    def set_epoch(self,
+        epoch: int, # from 0
+    ) -> None:
+        "Says which epoch the next pass is."
+        self.epoch = epoch
 
     def _order(self) -> Tensor:
         "The pairs of this epoch in the order in which batches are cut from them."
@@ -743,18 +775,10 @@ class BucketedBatches:
         mixed = blake2b(f"{self.seed} {self.epoch} {purpose}".encode(), digest_size=7).digest()
         return torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
 
-    def set_epoch(self,
-        epoch: int, # from 0
-    ) -> None:
-        "Says which epoch the next pass is."
-        self.epoch = epoch
-
-    def __len__(self) -> int: return len(self.bounds) - 1
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        turns = torch.randperm(len(self), generator=self._random(1)).tolist() if self.shuffle else range(len(self))
-        for at in turns: yield self._part(order[self.bounds[at]:self.bounds[at + 1]])
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2884eb8ac
+class _Shared(_Epochs):
+    "Batches that several processes can share out."
+    rank, world = 0, 1
 
     def _part(self, index: Tensor) -> Batch:
         "This process's rows of a batch; where there are none, one row that does not count."
@@ -772,31 +796,35 @@ class BucketedBatches:
         part.__dict__.update(self.__dict__, rank=rank, world=world)
         return part
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3df3001b
-def _even(
-    count: int, # pairs
-    size: int, # of a batch
-) -> list[int]: # borders between batches
-    "Borders after every `size` pairs; the last batch may be smaller."
-    return [*range(0, count, size), count]
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2913e749f
+class BucketedBatches(_Shared):
+    "Batches of sentences of similar length, shuffled anew each epoch from `(seed, epoch)` alone."
+    def __init__(self,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int]]], # numbers without begin and end, from `encode_pairs`
+        batch_size: int | None = 64, # sentences a batch; None leaves it to `max_tokens`
+        seed: int = 0, # of all shuffling
+        max_tokens: int | None = None, # most positions (padding counted) that either side of a batch may have
+        shuffle: bool = True, # False: the same batches in the same order every epoch, longest last
+        buckets: bool = True, # False: take sentences as they come, whatever their length
+    ):
+        if not pairs: raise DataError("no pairs to make batches of")
+        if max_tokens and not buckets: raise ValueError("max_tokens needs buckets=True")
+        if batch_size is None and max_tokens is None: raise ValueError("give batch_size, max_tokens or both")
+        super().__init__(_Table(pairs), seed, shuffle, buckets)
+        self.bounds = _bounds(*self._widths(self._order()), batch_size or len(pairs), max_tokens) if max_tokens else _even(len(pairs), batch_size)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b98a0672
-def _bounds(
-    sources: Sequence[int], # source lengths in order
-    targets: Sequence[int], # target lengths in order
-    batch_size: int, # most pairs a batch
-    max_tokens: int, # most positions a side
-) -> list[int]: # borders between batches
-    "Borders such that no batch is larger than either limit; a sentence too long for the limit is alone."
-    bounds, widest = [0], 0
-    for at, (s, t) in enumerate(zip(sources, targets)):
-        widest = max(widest, s, t)
-        if at > bounds[-1] and (at - bounds[-1] >= batch_size or (at + 1 - bounds[-1]) * widest > max_tokens):
-            bounds.append(at)
-            widest = max(s, t)
-    return [*bounds, len(sources)]
+    def _widths(self, order: Tensor) -> tuple[list[int], list[int]]:
+        "Lengths of both sides, in an order."
+        return self.table.source.lengths[order].tolist(), (self.table.target.lengths[order] - 1).tolist()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #abc094de
+    def __len__(self) -> int: return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order()
+        turns = torch.randperm(len(self), generator=self._random(1)).tolist() if self.shuffle else range(len(self))
+        for at in turns: yield self._part(order[self.bounds[at]:self.bounds[at + 1]])
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c297eb5ea3
 def padding_share(
     batches: Iterable[Batch], # one epoch
 ) -> float: # between 0 and 1

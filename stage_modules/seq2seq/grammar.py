@@ -11,16 +11,16 @@ __all__ = ['NOUNS', 'ALL_NOUNS', 'GROUPS', 'ADJECTIVES', 'ALL_ADJECTIVES', 'CONJ
            'SAMPLE_SIZES', 'Word', 'word', 'align', 'phrase', 'starts_with_vowel', 'meet', 'french_sounds',
            'english_sounds', 'english_plural', 'french_plural', 'Noun', 'kinds_in', 'Adjective', 'conjugate', 'Verb',
            'english_forms', 'Draft', 'Phrase', 'determiner', 'build_phrase', 'random_noun', 'can_be_owned',
-           'random_phrase', 'random_adjectives', 'possessed', 'subject_pronoun', 'Clitic', 'object_pronoun', 'Clause',
-           'english_verb', 'english_clause', 'agree', 'french_verb', 'french_clause', 'random_subject', 'named', 'both',
-           'random_object', 'with_relative', 'random_tense', 'add', 'do_something', 'do_to_someone', 'give_something',
-           'go_somewhere', 'random_action', 'manner', 'be_something', 'Sentence', 'statement', 'description',
+           'random_adjectives', 'random_phrase', 'possessed', 'subject_pronoun', 'Clitic', 'object_pronoun', 'Clause',
+           'english_verb', 'english_clause', 'agree', 'french_verb', 'french_clause', 'named', 'both', 'random_subject',
+           'with_relative', 'random_object', 'random_tense', 'add', 'do_something', 'do_to_someone', 'give_something',
+           'go_somewhere', 'manner', 'random_action', 'be_something', 'Sentence', 'statement', 'description',
            'existence', 'inverted', 'turned', 'undenied', 'asked_whether', 'yes_no_question', 'wh_question', 'order',
            'again', 'reason', 'joined', 'taken_up', 'thought', 'condition', 'addressed', 'AlignedPair', 'finish',
            'BilingualGrammar', 'make_pairs', 'alignment_matrix', 'write_pairs', 'read_aligned', 'make_sample',
            'GrammarConfig', 'main']
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #efb53b75
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c00446355a
 import re, unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,14 +33,14 @@ import tyro
 from .data import SPACE, cut_text, join_tokens, read_text, sentence_key
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ffeeb2a6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c010277b2c
 class Word(NamedTuple):
     "One token with the labels that tie it to the other language."
     text: str # as it stands in the sentence
     links: frozenset[str] # shared with the words that it translates
     kind: str = "" # "art", "clitic" or "pre" where a French rule has to know
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fb31e686
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c01488b57d
 def word(
     text: str, # one token
     *links: str, # its labels
@@ -49,7 +49,7 @@ def word(
     "Short for `Word` with a set of labels."
     return Word(text, frozenset(links), kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d925ab35
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c02006cc57
 def align(
     source: Sequence[Word], # one sentence
     target: Sequence[Word], # its translation
@@ -57,7 +57,7 @@ def align(
     "All pairs of words that share a label."
     return [(i, j) for i, s in enumerate(source) for j, t in enumerate(target) if s.links & t.links]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #30c3861c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c02666f7ed
 def phrase(
     text: str, # "last/1 week/2 | la/2 semaine/2 dernière/1"
     prefix: str, # put before each label, so that two phrases of a sentence share none
@@ -65,10 +65,10 @@ def phrase(
     "Reads a fixed phrase with its alignment."
     return tuple([word(w, *(prefix + d for d in digits)) for w, digits in (item.split("/") for item in side.split())] for side in text.split("|"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eeb20d9e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c033d8fd75
 _ASPIRATED = {"hibou", "hiboux", "haut", "haute", "huit", "onze", "homard", "yaourt", "oui"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ce83489a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c035b0d11d
 def starts_with_vowel(
     text: str, # a French word
 ) -> bool: # True if it sounds as if it began with a vowel
@@ -76,11 +76,11 @@ def starts_with_vowel(
     plain = unicodedata.normalize("NFD", text.lower())
     return plain == "y" or (plain[:1] in set("aeiouhœ") and text.lower() not in _ASPIRATED)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fd91d39a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0421cb5cc
 _BEFORE_VOWEL = {"beau": "bel", "nouveau": "nouvel", "vieux": "vieil", "ce": "cet", "ma": "mon", "ta": "ton", "sa": "son"}
 _CONTRACTED = {("à", "le"): "au", ("à", "les"): "aux", ("de", "le"): "du", ("de", "les"): "des"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9feb0ee7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c044c1dc0e
 def meet(
     first: Word, # a French word
     second: Word, # the word behind it, already in its final form
@@ -94,7 +94,7 @@ def meet(
     elif text == "si" and second.text in ("il", "ils"): text = "s'"
     return [first._replace(text=text), second]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eb246892
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c05038bc3a
 def french_sounds(
     words: Iterable[Word], # one per idea, as the rules of the sentence put them
 ) -> list[Word]: # as they are said
@@ -103,7 +103,7 @@ def french_sounds(
     for w in reversed(list(words)): out[:1] = meet(w, out[0]) if out else [w]
     return out
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fc26bba
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0576b278e
 def english_sounds(
     words: Iterable[Word], # one per idea
 ) -> list[Word]: # with `a` or `an`
@@ -112,7 +112,7 @@ def english_sounds(
     an = lambda text: text[0] in "aeiouAEIOU" and not text.startswith(("use", "uni"))
     return [w._replace(text="an") if w.text == "a" and n is not None and an(n.text) else w for w, n in zip(words, [*words[1:], None])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d2457d73
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0627ce49d
 NOUNS = {
     "person": """man/men homme m, woman/women femme f, boy garçon m, girl fille f, child/children enfant m, teacher professeur m, doctor médecin m,
         nurse infirmière f, singer chanteur m, baker boulanger m, farmer fermier m, student étudiant m, actress actrice f, queen reine f, king roi m,
@@ -120,9 +120,17 @@ NOUNS = {
         engineer ingénieur m, princess princesse f, gardener jardinier m, pupil élève m, journalist journaliste m, musician musicien m, tourist touriste m""",
     "family": """mother mère f, father père m, brother frère m, sister sœur f, uncle oncle m, aunt tante f, son fils m, daughter fille f,
         grandmother grand-mère/grands-mères f, grandfather grand-père/grands-pères m, cousin cousin m""",
+}
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c064547ce6
+NOUNS |= {
     "animal": """dog chien m, cat chat m, bird oiseau m, horse cheval m, cow vache f, rabbit lapin m, sheep/sheep mouton m, duck canard m, pig cochon m,
         hen poule f, goat chèvre f, fox renard m, monkey singe m, frog grenouille f, bear ours m, donkey âne m, owl hibou/hiboux m, turtle tortue f,
         squirrel écureuil m, mouse/mice souris f, elephant éléphant m, wolf/wolves loup m""",
+}
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c066338597
+NOUNS |= {
     "writing": "letter lettre f, novel roman m, poem poème m, message message m, story histoire f, song chanson f",
     "reading": "book livre m, newspaper journal m, magazine magazine m",
     "car": "car voiture f, truck camion m, taxi taxi m",
@@ -131,18 +139,30 @@ NOUNS = {
     "furniture": "table table f, chair chaise f, bed lit m, desk bureau m, sofa canapé m, carpet tapis m",
     "container": "bag sac m, box boîte f, suitcase valise f, wardrobe armoire f",
     "opening": "door porte f, window fenêtre f",
+}
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c06856e2fb
+NOUNS |= {
     "tool": "knife/knives couteau m, umbrella parapluie m, pen stylo m, pencil crayon m, basket panier m, ladder échelle f, hammer marteau m",
     "small": "key clé f, ticket billet m, ring bague f, coin pièce f, gift cadeau m, ball balle f, stone pierre f, doll poupée f, photo photo f",
     "machine": "phone téléphone m, computer ordinateur m, clock horloge f, watch montre f, radio radio f, lamp lampe f",
     "fragile": "bottle bouteille f, glass verre m, cup tasse f, plate assiette f, mirror miroir m",
     "instrument": "guitar guitare f, piano piano m, violin violon m",
     "art": "painting tableau m, drawing dessin m, statue statue f",
+}
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c070dc2edd
+NOUNS |= {
     "clothes": "shirt chemise f, dress robe f, hat chapeau m, coat manteau m, skirt jupe f, jacket veste f, shoe chaussure f, scarf/scarves écharpe f, glove gant m, tie cravate f",
     "fruit": "apple pomme f, orange orange f, banana banane f, strawberry fraise f, pear poire f, cherry cerise f, peach pêche f, lemon citron m",
     "vegetable": "tomato/tomatoes tomate f, carrot carotte f, onion oignon m, mushroom champignon m",
     "dish": "cake gâteau m, egg œuf m, sandwich sandwich m, pancake crêpe f, omelette omelette f, biscuit biscuit m",
     "food mass": "bread pain m, cheese fromage m, meat viande f, rice riz m, butter beurre m, soup soupe f, chocolate chocolat m, ham jambon m, jam confiture f, honey miel m, salad salade f",
     "drink mass": "water eau f, milk lait m, coffee café m, tea thé m, wine vin m, juice jus m, beer bière f",
+}
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c072b4be89
+NOUNS |= {
     "flower": "flower fleur f, rose rose f, plant plante f",
     "tree": "tree arbre m",
     "house": "house maison f, castle château m, church église f, hotel hôtel m, restaurant restaurant m, museum musée m, theatre théâtre m, shop magasin m, school école f, factory usine f",
@@ -151,7 +171,7 @@ NOUNS = {
     "nature": "lake lac m, river rivière f, forest forêt f, mountain montagne f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #34ba3cb6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c07466000f
 def english_plural(
     noun: str, # in the singular
 ) -> str: # regular plural
@@ -159,7 +179,7 @@ def english_plural(
     if noun.endswith(("s", "x", "ch", "sh", "go", "do")): return noun + "es"
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c21634dd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0786c1ab7
 def french_plural(
     word: str, # noun or adjective in the singular
 ) -> str: # regular plural
@@ -168,7 +188,7 @@ def french_plural(
     if word.endswith("al"): return word[:-1] + "ux"
     return word + ("x" if word.endswith(("eau", "eu")) else "s")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eeff9103
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c082974041
 @dataclass(frozen=True)
 class Noun:
     "A noun in both languages."
@@ -178,7 +198,7 @@ class Noun:
     kind: str # what it is, a key of NOUNS without "mass"
     mass: bool # True if it is not counted: bread, water
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #20600ba8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c086bbedc6
 def _nouns() -> list[Noun]:
     "Reads the table of nouns."
     both = lambda form, plural: tuple(form.split("/")) if "/" in form else (form, plural(form))
@@ -191,7 +211,7 @@ def _nouns() -> list[Noun]:
 
 ALL_NOUNS = _nouns()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #67fbcb32
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c09358a039
 GROUPS = {
     "human": "person family",
     "text": "writing reading",
@@ -204,7 +224,7 @@ GROUPS = {
     "any": "human animal thing sight",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9cf65a95
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c095bedd23
 def kinds_in(
     names: str, # kinds and groups, with spaces between
 ) -> tuple[str, ...]: # kinds only
@@ -212,7 +232,7 @@ def kinds_in(
     out = [kind for name in names.split() for kind in (kinds_in(GROUPS[name]) if name in GROUPS else (name,))]
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cb1dd955
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c102480e6e
 ADJECTIVES = """
 big grand grande before | animal building place sight fruit vegetable dish container furniture fragile art
 small petit petite before | animal building place thing
@@ -224,6 +244,10 @@ pretty joli jolie before | clothes flower small place fragile
 good bon bonne before | eatable drink reading writing
 bad mauvais mauvaise before | reading writing
 long long longue before | writing
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c104b0f20a
+ADJECTIVES += """\
 red rouge rouge colour | car vehicle clothes flower opening furniture container fragile small tool
 blue bleu bleue colour | car vehicle clothes flower opening furniture container fragile small tool
 green vert verte colour | car vehicle clothes opening furniture container fragile
@@ -232,6 +256,10 @@ black noir noire colour | car vehicle clothes furniture container animal tool
 yellow jaune jaune colour | car clothes flower opening tool
 grey gris grise colour | car clothes animal
 brown marron marron/marron colour | clothes furniture container
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c106bc0f79
+ADJECTIVES += """\
 tired fatigué fatiguée | human animal
 happy heureux heureuse | human animal
 sad triste triste | human animal
@@ -249,6 +277,10 @@ polite poli polie | human
 curious curieux curieuse | human animal
 jealous jaloux jalouse | human
 ill malade malade | human animal
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1083d6112
+ADJECTIVES += """\
 expensive cher chère | car vehicle clothes machine furniture instrument art
 heavy lourd lourde | container furniture tool machine
 light léger légère | tool clothes
@@ -273,7 +305,7 @@ quiet tranquille tranquille | place
 dangerous dangereux dangereuse | animal
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5533b5c8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1108ed16b
 @dataclass(frozen=True)
 class Adjective:
     "An adjective in both languages."
@@ -282,7 +314,7 @@ class Adjective:
     place: str # "before" the noun, or "after" it; "colour" is after, and may have a second adjective before
     kinds: tuple[str, ...] # what it can be said of
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #13669ee3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c114d4c3a3
 def _adjectives() -> list[Adjective]:
     "Reads the table of adjectives."
     out = []
@@ -295,11 +327,15 @@ def _adjectives() -> list[Adjective]:
 
 ALL_ADJECTIVES = _adjectives()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #060635ef
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c121c60389
 CONJUGATION = """
 être suis es est sommes êtes sont été
 avoir ai as a avons avez ont eu
 aller vais vas va allons allez vont allé
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1238f2bc4
+CONJUGATION += """\
 voir vois vois voit voyons voyez voient vu
 boire bois bois boit buvons buvez boivent bu
 vendre vends vends vend vendons vendez vendent vendu
@@ -317,6 +353,10 @@ construire construis construis construit construisons construisez construisent c
 nourrir nourris nourris nourrit nourrissons nourrissez nourrissent nourri
 suivre suis suis suit suivons suivez suivent suivi
 peindre peins peins peint peignons peignez peignent peint
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c12585ae86
+CONJUGATION += """\
 répondre réponds réponds répond répondons répondez répondent répondu
 obéir obéis obéis obéit obéissons obéissez obéissent obéi
 sourire souris souris sourit sourions souriez sourient souri
@@ -326,6 +366,10 @@ rire ris ris rit rions riez rient ri
 partir pars pars part partons partez partent parti
 venir viens viens vient venons venez viennent venu
 revenir reviens reviens revient revenons revenez reviennent revenu
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c12742850d
+CONJUGATION += """\
 vouloir veux veux veut voulons voulez veulent voulu
 pouvoir peux peux peut pouvons pouvez peuvent pu
 devoir dois dois doit devons devez doivent dû
@@ -337,7 +381,7 @@ appeler appelle appelles appelle appelons appelez appellent appelé
 """
 _IRREGULAR = {line.split()[0]: line.split()[1:] for line in CONJUGATION.strip().splitlines()}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #77dcfca9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c129bc05eb
 def conjugate(
     infinitive: str, # of a French verb
 ) -> list[str]: # je tu il nous vous ils, and the participle
@@ -350,7 +394,7 @@ def conjugate(
     soft = {"g": stem + "e", "c": stem[:-1] + "ç"}.get(stem[-1], stem) # mangeons, lançons
     return [strong + "e", strong + "es", strong + "e", soft + "ons", stem + "ez", strong + "ent", stem + "é"]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #800cea16
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c13527c488
 VERBS = """
 see saw | voir | human animal sight car thing | stative animal
 eat ate | manger | eatable | animal
@@ -367,6 +411,10 @@ break broke | casser | fragile machine instrument
 repair | réparer | machine car vehicle furniture instrument
 carry | porter | container furniture tool fragile
 wear wore | porter | clothes | worn
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c137ce4e8c
+VERBS += """\
 look+for | chercher | human animal handy | animal
 wait+for | attendre | human transport
 listen+to | écouter | human music
@@ -377,6 +425,10 @@ hate | détester | eatable drink animal clothes | stative generic
 prefer preferred | préférer | eatable drink animal clothes flower | stative generic
 know knew | connaître | human place | stative definite
 understand understood | comprendre | human text | stative definite
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c13934a615
+VERBS += """\
 find found | trouver | handy animal
 take took | prendre | handy transport | definite
 choose chose | choisir | clothes fruit flower text instrument furniture car
@@ -387,6 +439,10 @@ call | appeler | human
 invite | inviter | human
 meet met | rencontrer | human
 thank | remercier | human
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c141e5f440
+VERBS += """\
 drive drove | conduire | car
 prepare | préparer | dish soup
 cut cut cutting | couper | fruit vegetable flower | nopast
@@ -395,6 +451,10 @@ lose lost | perdre | small tool machine clothes text
 forget forgot forgetting | oublier | small tool container clothes text
 borrow | emprunter | tool text car vehicle container instrument
 build built | construire | building
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c143ac0a11
+VERBS += """\
 feed fed | nourrir | animal
 follow | suivre | human animal car | animal
 draw drew | dessiner | human animal flower building tree fruit
@@ -405,7 +465,7 @@ touch | toucher | animal clothes fragile art
 catch caught | attraper | animal ball
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a1c135ff
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c145d94571
 INTRANSITIVE = """
 sleep slept | dormir | well/bien late/tard | animal
 work | travailler | well/bien late/tard together/ensemble
@@ -421,6 +481,10 @@ play | jouer | together/ensemble | animal
 dream | rêver
 shout | crier
 walk | marcher | fast/vite slowly/lentement | animal
+"""
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1471792e3
+INTRANSITIVE += """\
 arrive | arriver | early/tôt late/tard | être
 leave left | partir | early/tôt late/tard | être
 fall fell | tomber | | être animal
@@ -434,7 +498,7 @@ rest | se reposer | | animal
 hurry | se dépêcher
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4c047080
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c149a1d2a9
 INDIRECT = """
 talk+to | parler à | human
 answer | répondre à | human
@@ -445,6 +509,8 @@ talk+about | parler de | human animal text art car | nopronoun
 dream+of | rêver de | human animal car nature | nopronoun
 need | avoir besoin de | human tool machine car container clothes text | nopronoun stative
 """
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1511b381a
 DITRANSITIVE = """
 give gave | donner | goods
 send sent | envoyer | writing reading small flower
@@ -455,11 +521,15 @@ bring brought | apporter | handy eatable drink
 offer | offrir | flower small clothes text art
 read | lire | writing reading | nopast
 """
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c15360d346
 MOTION = """
 go went | aller | | être
 come came | venir | | être
 go+back went | retourner | | être
 """
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c155155e43
 MODALS = """
 want+to | vouloir
 can | pouvoir
@@ -469,7 +539,7 @@ try+to | essayer de
 begin+to began beginning | commencer à
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0229b7e2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c157220673
 @dataclass(frozen=True)
 class Verb:
     "A verb in both languages."
@@ -491,7 +561,7 @@ class Verb:
         "What its past is made with."
         return "être" if self.reflexive or "être" in self.flags else "avoir"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5963ec46
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c161c7949d
 def english_forms(
     base: str, # see
     given: Sequence[str] = (), # irregular past, and -ing form, as far as they are irregular
@@ -501,7 +571,7 @@ def english_forms(
     past = base[:-1] + "ied" if base.endswith("y") and base[-2] not in "aeiou" else stem + "ed"
     return english_plural(base) if base != "have" else "has", given[0] if given else past, given[1] if len(given) > 1 else stem + "ing"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3c83a9d0
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c16799362b
 def _verb(
     line: str, # of a table above
     adverbs: bool = False, # the third column has adverbs, not kinds
@@ -515,7 +585,7 @@ def _verb(
     return Verb(base, *english_forms(base, given), tuple(particles), words[0], tuple(conjugate(words[0])), reflexive, tuple(words[1:]),
                 preposition, tuple(objects.split()) if adverbs else kinds_in(objects), tuple(flags.split()))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fb7f0d24
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c171185071
 def _verbs(
     table: str, # one of the tables above
     adverbs: bool = False, # the third column has adverbs
@@ -530,7 +600,7 @@ BE, HAVE, THINK, KNOW_THAT, SAY = (_verb(line) for line in ("be was being | êtr
 GO, HAVE_AUX = MOTION_VERBS[0], HAVE
 ALL_VERBS = TRANSITIVE_VERBS + INTRANSITIVE_VERBS + INDIRECT_VERBS + DITRANSITIVE_VERBS + MOTION_VERBS + MODAL_VERBS + (BE, HAVE, THINK, KNOW_THAT, SAY)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d701acff
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c179390562
 PLACES = """
 at/1 school/2 | à/1 la/2 école/2
 at/1 the/3 market/2 | à/1 le/3 marché/2
@@ -555,6 +625,8 @@ in_front_of/1 the/3 church/2 | devant/1 la/3 église/2
 behind/1 the/3 house/2 | derrière/1 la/3 maison/2
 at/1 home/2 | à/1 la/2 maison/2
 """
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c182a0f102
 GOALS = """
 to/1 school/2 | à/1 la/2 école/2
 to/1 the/3 market/2 | à/1 le/3 marché/2
@@ -572,7 +644,7 @@ to/1 the/3 doctor/2 's/1 | chez/1 le/3 médecin/2
 to/1 my/3 aunt/2 's/1 | chez/1 ma/3 tante/2
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #03dfec3b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c184b31374
 TIMES = {
     "habit": """every/1 day/2 | tous/1 les/1 jours/2; every/1 morning/2 | tous/1 les/1 matins/2; every/1 evening/2 | tous/1 les/1 soirs/2; on/1 Sundays/2 | le/1 dimanche/2;
         in/1 summer/2 | en/1 été/2; in/1 winter/2 | en/1 hiver/2""",
@@ -583,12 +655,12 @@ TIMES = {
         in/1 two/2 days/3 | dans/1 deux/2 jours/3; at/1 five/2 o'clock/3 | à/1 cinq/2 heures/3; on/1 Monday/2 | lundi/12""",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fbefccc
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c188bfe19a
 FREQUENCY = (("often", "souvent"), ("always", "toujours"), ("sometimes", "parfois"), ("rarely", "rarement"))
 NUMBERS = (("two", "deux"), ("three", "trois"), ("four", "quatre"), ("five", "cinq"), ("six", "six"), ("ten", "dix"))
 NAMES = (("Paul", "m"), ("Tom", "m"), ("Nicolas", "m"), ("Antoine", "m"), ("Lucas", "m"), ("Marie", "f"), ("Alice", "f"), ("Julie", "f"), ("Emma", "f"), ("Louise", "f"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2520f1d7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1918bf066
 @dataclass
 class Draft:
     "What the rules share while they write one sentence."
@@ -614,7 +686,7 @@ class Draft:
         "A biased coin."
         return self.random.random() < probability
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bba7e5c3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c197f36d0b
 @dataclass
 class Phrase:
     "Something that can be subject or object, in both languages."
@@ -635,12 +707,29 @@ class Phrase:
         living = self.kind in ("person", "family")
         return ("he" if self.gender == "m" else "she") if living else "it", "il" if self.gender == "m" else "elle"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ed1b57a2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c201010ff0
 _POSSESSIVE = {"my": ("mon", "ma", "mes"), "tu": ("ton", "ta", "tes"), "his": ("son", "sa", "ses"), "her": ("son", "sa", "ses"),
                "our": ("notre", "notre", "nos"), "vous": ("votre", "votre", "vos"), "their": ("leur", "leur", "leurs")}
 _DETERMINERS = {"the": ("le", "la", "les"), "a": ("un", "une", "des"), "some": ("du", "de la", "des"), "this": ("ce", "cette", "ces"), "generic": ("le", "la", "les")}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5ae7a451
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2032c46a9
+def _indefinite(
+    name: str, # a, some or none
+    noun: Noun, # what it stands before
+    plural: bool, # of the noun
+    labels: tuple[str, str], # of the determiner and of the noun
+    adjective: bool, # an adjective stands before the French noun
+) -> tuple[list[Word], list[Word]]: # English and French
+    "un, une, des, du, de la; `de` before an adjective in the plural, and after a negation."
+    counted = not plural and not noun.mass
+    english = "a" if counted else "any" if name == "none" else "some"
+    if name == "none" or (plural and adjective): french = [word("de", labels[0])]
+    elif counted: french = [word("une" if noun.gender == "f" else "un", labels[0])]
+    elif plural: french = [word("des", labels[0])]
+    else: french = [word("de", labels[0]), word("la" if noun.gender == "f" else "le", labels[0], kind="art")]
+    return [word(english, labels[0])], french
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c207b8dd3b
 def determiner(
     draft: Draft, # the sentence
     name: str, # the, a, some, this, my ... ten; "none" for de after a negation, "generic" for le that English leaves out
@@ -660,24 +749,7 @@ def determiner(
     else: french = (_DETERMINERS.get(name) or _POSSESSIVE[name])[form]
     return [word("these" if name == "this" and plural else name, d)], [word(french, d, kind="art" if name == "the" else "pre")]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #da45965d
-def _indefinite(
-    name: str, # a, some or none
-    noun: Noun, # what it stands before
-    plural: bool, # of the noun
-    labels: tuple[str, str], # of the determiner and of the noun
-    adjective: bool, # an adjective stands before the French noun
-) -> tuple[list[Word], list[Word]]: # English and French
-    "un, une, des, du, de la; `de` before an adjective in the plural, and after a negation."
-    counted = not plural and not noun.mass
-    english = "a" if counted else "any" if name == "none" else "some"
-    if name == "none" or (plural and adjective): french = [word("de", labels[0])]
-    elif counted: french = [word("une" if noun.gender == "f" else "un", labels[0])]
-    elif plural: french = [word("des", labels[0])]
-    else: french = [word("de", labels[0]), word("la" if noun.gender == "f" else "le", labels[0], kind="art")]
-    return [word(english, labels[0])], french
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #62ffa2d3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c213f87f09
 def build_phrase(
     draft: Draft, # the sentence
     noun: Noun, # its head
@@ -697,7 +769,7 @@ def build_phrase(
     return Phrase([*det[0], *english, word(noun.english[plural], n)], [*det[1], *before, word(noun.french[plural], n), *after],
                   5 if plural else 2, noun.gender, plural, head=n, kind=noun.kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f182570e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c22127ac3e
 def random_noun(
     draft: Draft, # the sentence
     kinds: Sequence[str], # any of these
@@ -710,7 +782,7 @@ def random_noun(
     fits = [n for n in ALL_NOUNS if n.kind == kind and (mass is None or n.mass == mass)]
     return draft.pick(fits) if fits else random_noun(draft, kinds, mass)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5147f0de
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c22535b77c
 _OWNERS = ("my", "his", "her", "our", "their", "your", "possessor")
 
 def can_be_owned(
@@ -722,7 +794,19 @@ def can_be_owned(
         return noun.english[0] in ("house", "garden", "school", "town", "street", "village", "shop")
     return True
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6905ad31
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c229bfed42
+def random_adjectives(
+    draft: Draft, # the sentence
+    noun: Noun, # what they describe
+) -> list[Adjective]: # one, sometimes two, or none that fits
+    "An adjective that can be said of a noun, and now and then a colour with one before the noun."
+    fits = [a for a in ALL_ADJECTIVES if noun.kind in a.kinds]
+    if not fits: return []
+    first = draft.pick(fits)
+    before = [a for a in fits if a.place == "before" and a.english not in ("good", "bad", "young")]
+    return [draft.pick(before), first] if first.place == "colour" and before and draft.chance(0.4) else [first]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2334a88c1
 def random_phrase(
     draft: Draft, # the sentence
     kinds: Sequence[str], # what it may be
@@ -747,19 +831,7 @@ def random_phrase(
     if negated and name in ("a", "some"): name = "none"
     return build_phrase(draft, noun, name, plural, chosen)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3b6dfa42
-def random_adjectives(
-    draft: Draft, # the sentence
-    noun: Noun, # what they describe
-) -> list[Adjective]: # one, sometimes two, or none that fits
-    "An adjective that can be said of a noun, and now and then a colour with one before the noun."
-    fits = [a for a in ALL_ADJECTIVES if noun.kind in a.kinds]
-    if not fits: return []
-    first = draft.pick(fits)
-    before = [a for a in fits if a.place == "before" and a.english not in ("good", "bad", "young")]
-    return [draft.pick(before), first] if first.place == "colour" and before and draft.chance(0.4) else [first]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6a4bc533
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c237219891
 def possessed(
     draft: Draft, # the sentence
     noun: Noun, # what is owned
@@ -775,12 +847,12 @@ def possessed(
     french = [thing.french[0]._replace(links=frozenset([g])), *thing.french[1:], word("de", g), *owner.french]
     return replace(thing, english=[*owner.english, word("'s", g), *thing.english[1:]], french=french)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #84133fb3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2466124f4
 _SUBJECTS = (("I", "je", 0, "m", False), ("he", "il", 2, "m", False), ("she", "elle", 2, "f", False), ("we", "nous", 3, "m", True), ("they", "ils", 5, "m", True))
 _OBJECTS = (("me", "me", "me", 0), ("you", "", "", 4), ("him", "le", "lui", 2), ("her", "la", "lui", 2), ("us", "nous", "nous", 3), ("them", "les", "leur", 5), ("it", "le", "", 2))
 _CLITIC_ORDER = ("me", "te", "se", "nous", "vous", "le", "la", "les", "lui", "leur", "y")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #227edf7a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2482d057c
 def subject_pronoun(
     draft: Draft, # the sentence; says who `you` is
     english: str, # I, you, he, she, we, they
@@ -793,14 +865,14 @@ def subject_pronoun(
     _, french, person, gender, plural = next(row for row in _SUBJECTS if row[0] == english)
     return Phrase([word(english, label)], [word(french, label)], person, gender, plural, True, label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7f621ea9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2522d7846
 class Clitic(NamedTuple):
     "An object that is a pronoun."
     english: list[Word] # behind the verb: it, to him
     french: Word # before the verb
     agrees: tuple[str, bool] | None # gender and number that a participle takes from it
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e3caebd9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c256362688
 def object_pronoun(
     draft: Draft, # the sentence
     subject: Phrase, # who does it; the object is somebody else
@@ -816,7 +888,7 @@ def object_pronoun(
     agrees = {"him": ("m", False), "it": ("m", False), "her": ("f", False), "them": ("m", True)}.get(english) if indirect is None else None
     return Clitic([*([word(indirect, label)] if indirect else []), word(english, label)], word(french, label, kind="clitic"), agrees)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54c7c53e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c263aef16c
 @dataclass
 class Clause:
     "What a clause says, before either language has put it in order."
@@ -835,11 +907,20 @@ class Clause:
     fused: bool = False # isn't, doesn't
     short: bool = False # I'm, he's
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #69e30ba5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2675af77e
 _BE = ("am", "are", "is", "are", "are", "are")
 _WAS = ("was", "were", "was", "were", "were", "were")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b82fb943
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c269fffc74
+def _between(
+    clause: Clause, # what to say
+) -> list[Word]: # not, never, no longer, often
+    "What stands between the English auxiliary and the verb."
+    middle = [word(w, "deny" + clause.label) for w in clause.denial.split()]
+    if middle and clause.denial == "not" and clause.fused: middle = [word("n't", "deny" + clause.label)]
+    return middle + ([word(clause.adverb[0], "adv" + clause.label)] if clause.adverb else [])
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c273459011
 def english_verb(
     clause: Clause, # what to say
     question: str = "", # label of the words that make it a question, or "" for a statement
@@ -858,16 +939,7 @@ def english_verb(
     else: aux, rest = [], [word(head.past if c.tense == "past" else head.s if person == 2 else head.base, h), *tail]
     return aux, _between(c), rest + [word(p, v) for p in c.verb.particles]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6c489adb
-def _between(
-    clause: Clause, # what to say
-) -> list[Word]: # not, never, no longer, often
-    "What stands between the English auxiliary and the verb."
-    middle = [word(w, "deny" + clause.label) for w in clause.denial.split()]
-    if middle and clause.denial == "not" and clause.fused: middle = [word("n't", "deny" + clause.label)]
-    return middle + ([word(clause.adverb[0], "adv" + clause.label)] if clause.adverb else [])
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #12f6f508
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2799f629f
 def english_clause(
     clause: Clause, # what to say
     question: str = "", # label for a yes-no question
@@ -884,12 +956,12 @@ def english_clause(
         aux = [aux[0]._replace(text={"am": "'m", "is": "'s", "are": "'re"}.get(aux[0].text, aux[0].text))]
     return [*subject, *aux, *middle, *rest, *clause.english]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3f776ffe
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c285f819bb
 _REFLEXIVE = ("me", "te", "se", "nous", "vous", "se")
 _INVERTED = ("-je", "-tu", "-il", "-nous", "-vous", "-ils")
 _DENIAL = {"not": "pas", "never": "jamais", "no longer": "plus"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b3ff4bc5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c287566578
 def agree(
     participle: str, # masculine singular
     gender: str, # of what it agrees with
@@ -898,7 +970,23 @@ def agree(
     "A participle or regular adjective that agrees."
     return participle + ("e" if gender == "f" else "") + ("s" if plural and not (gender == "m" and participle.endswith("s")) else "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #00a367d2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c291ac1989
+def _french_forms(
+    clause: Clause, # what to say
+) -> tuple[Word, list[Word], list[Word] | None]: # finite verb, what follows, and what stands before an infinitive's pronouns (None: no infinitive)
+    "The finite verb, and the participle or infinitive behind it."
+    c, v, verb, person = clause, clause.label, clause.verb, clause.subject.person
+    if c.tense == "future": return word(GO.forms[person], c.other), [word(verb.infinitive, v)], []
+    if c.tense == "modal":
+        preposition = [word(c.modal.preposition, v)] if c.modal.preposition else []
+        return word(c.modal.forms[person], c.other), [word(verb.infinitive, v)], preposition
+    if c.tense != "past" : return word(verb.forms[person], v), [], None
+    auxiliary = BE if verb.auxiliary == "être" else HAVE
+    agreed = (c.subject.gender, c.subject.plural) if auxiliary is BE else c.agrees
+    participle = agree(verb.forms[6], *agreed) if agreed else verb.forms[6]
+    return word(auxiliary.forms[person], c.other or v), [word(participle, v)], None
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c29584b7ef
 def french_verb(
     clause: Clause, # what to say
     inverted: Word | None = None, # the subject, if it stands behind the verb
@@ -915,30 +1003,35 @@ def french_verb(
     if inner is not None: group += [*inner, *clitics]
     return [*group, *behind, *(word(t, v) for t in verb.tail), *([word(verb.preposition, v)] if verb.preposition and not c.clitics else [])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0bcf0864
-def _french_forms(
-    clause: Clause, # what to say
-) -> tuple[Word, list[Word], list[Word] | None]: # finite verb, what follows, and what stands before an infinitive's pronouns (None: no infinitive)
-    "The finite verb, and the participle or infinitive behind it."
-    c, v, verb, person = clause, clause.label, clause.verb, clause.subject.person
-    if c.tense == "future": return word(GO.forms[person], c.other), [word(verb.infinitive, v)], []
-    if c.tense == "modal":
-        preposition = [word(c.modal.preposition, v)] if c.modal.preposition else []
-        return word(c.modal.forms[person], c.other), [word(verb.infinitive, v)], preposition
-    if c.tense != "past" : return word(verb.forms[person], v), [], None
-    auxiliary = BE if verb.auxiliary == "être" else HAVE
-    agreed = (c.subject.gender, c.subject.plural) if auxiliary is BE else c.agrees
-    participle = agree(verb.forms[6], *agreed) if agreed else verb.forms[6]
-    return word(auxiliary.forms[person], c.other or v), [word(participle, v)], None
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d7851724
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c30139964a
 def french_clause(
     clause: Clause, # what to say
 ) -> list[Word]: # in order
     "A French statement."
     return [*clause.subject.french, *french_verb(clause), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #de5ed5e8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c3106e6a87
+def named(
+    draft: Draft, # the sentence
+    name: tuple[str, str], # a row of NAMES
+) -> Phrase: # subject or object
+    "A person by name."
+    label = draft.label()
+    return Phrase([word(name[0], label)], [word(name[0], label)], 2, name[1], head=label)
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c314432e1a
+def both(
+    draft: Draft, # the sentence
+    first: tuple[str, str], # a row of NAMES
+    second: tuple[str, str], # another, or the same: then one person remains
+) -> Phrase: # subject
+    "Two people; in French one man makes the pair masculine."
+    a, b, label = named(draft, first), named(draft, second), draft.label()
+    if first == second: return a
+    gender = "f" if first[1] == second[1] == "f" else "m"
+    return Phrase([*a.english, word("and", label), *b.english], [*a.french, word("et", label), *b.french], 5, gender, True, head=a.head)
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c320835e6b
 def random_subject(
     draft: Draft, # the sentence
     kinds: Sequence[str] = ("person", "person", "family", "animal"), # of a noun
@@ -951,32 +1044,29 @@ def random_subject(
     if at < 0.6: return both(draft, *(draft.pick([n for n in NAMES if n[1] == g]) for g in draft.pick(("fm", "ff", "mf"))))
     return random_phrase(draft, kinds, ("the", "the", "the", "a", "my", "his", "her", "our", "this", "your", "number"), adjectives=0.25)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5efbb75b
-def named(
-    draft: Draft, # the sentence
-    name: tuple[str, str], # a row of NAMES
-) -> Phrase: # subject or object
-    "A person by name."
-    label = draft.label()
-    return Phrase([word(name[0], label)], [word(name[0], label)], 2, name[1], head=label)
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #495eac60
-def both(
-    draft: Draft, # the sentence
-    first: tuple[str, str], # a row of NAMES
-    second: tuple[str, str], # another, or the same: then one person remains
-) -> Phrase: # subject
-    "Two people; in French one man makes the pair masculine."
-    a, b, label = named(draft, first), named(draft, second), draft.label()
-    if first == second: return a
-    gender = "f" if first[1] == second[1] == "f" else "m"
-    return Phrase([*a.english, word("and", label), *b.english], [*a.french, word("et", label), *b.french], 5, gender, True, head=a.head)
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9d31299e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c325e4c2d8
 _FREE = ("the", "the", "the", "a", "a", "my", "his", "her", "our", "their", "your", "this", "number", "possessor")
 _DEFINITE = ("the", "the", "the", "my", "his", "her", "our", "their", "your", "this", "possessor")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #155cf168
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c32723a947
+def with_relative(
+    draft: Draft, # the sentence
+    phrase: Phrase, # a noun
+) -> Phrase: # the man who sings, the book that she is reading
+    "Adds a relative clause: `qui` for its subject, `que` for its object."
+    label, v = draft.label(), draft.label()
+    if phrase.kind in ("person", "family"):
+        who = Phrase([word("who", label)], [word("qui", label)], phrase.person, phrase.gender, phrase.plural)
+        clause = Clause(who, draft.pick([i for i in INTRANSITIVE_VERBS if not i.reflexive and i.base not in ("fall", "arrive", "leave", "come")]), v)
+    else:
+        fits = [t for t in TRANSITIVE_VERBS if phrase.kind in t.objects and not {"generic", "stative"} & set(t.flags) and t.base not in ("look", "break", "lose", "forget", "catch")]
+        if not fits: return phrase
+        clause = Clause(draft.pick((subject_pronoun(draft, "he"), subject_pronoun(draft, "she"), subject_pronoun(draft, "I"), named(draft, draft.pick(NAMES)))), draft.pick(fits), v)
+    clause.tense = draft.pick(("simple", "progressive"))
+    joint = ([], []) if phrase.kind in ("person", "family") else ([word("that", label)], [word("que", label)])
+    return replace(phrase, english=[*phrase.english, *joint[0], *english_clause(clause)], french=[*phrase.french, *joint[1], *french_clause(clause)])
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c331c4db6e
 def random_object(
     draft: Draft, # the sentence
     verb: Verb, # what is done
@@ -995,25 +1085,7 @@ def random_object(
     found = random_phrase(draft, kinds, _DEFINITE if definite else _FREE, denied)
     return with_relative(draft, found) if draft.chance(0.08) else found
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f5ce2c62
-def with_relative(
-    draft: Draft, # the sentence
-    phrase: Phrase, # a noun
-) -> Phrase: # the man who sings, the book that she is reading
-    "Adds a relative clause: `qui` for its subject, `que` for its object."
-    label, v = draft.label(), draft.label()
-    if phrase.kind in ("person", "family"):
-        who = Phrase([word("who", label)], [word("qui", label)], phrase.person, phrase.gender, phrase.plural)
-        clause = Clause(who, draft.pick([i for i in INTRANSITIVE_VERBS if not i.reflexive and i.base not in ("fall", "arrive", "leave", "come")]), v)
-    else:
-        fits = [t for t in TRANSITIVE_VERBS if phrase.kind in t.objects and not {"generic", "stative"} & set(t.flags) and t.base not in ("look", "break", "lose", "forget", "catch")]
-        if not fits: return phrase
-        clause = Clause(draft.pick((subject_pronoun(draft, "he"), subject_pronoun(draft, "she"), subject_pronoun(draft, "I"), named(draft, draft.pick(NAMES)))), draft.pick(fits), v)
-    clause.tense = draft.pick(("simple", "progressive"))
-    joint = ([], []) if phrase.kind in ("person", "family") else ([word("that", label)], [word("que", label)])
-    return replace(phrase, english=[*phrase.english, *joint[0], *english_clause(clause)], french=[*phrase.french, *joint[1], *french_clause(clause)])
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54b7ec1d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c336b2b937
 def random_tense(
     draft: Draft, # the sentence
     clause: Clause, # gets tense, modal, denial and adverb
@@ -1034,7 +1106,7 @@ def random_tense(
     clause.short = not clause.fused and draft.chance(0.3)
     return {"simple": "" if "stative" in verb.flags or clause.adverb else "habit", "progressive": "now", "past": "past", "future": "future"}.get(tense, "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4609c8bd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c342ffa75f
 def add(
     clause: Clause, # to add to
     table: str, # of fixed phrases
@@ -1045,7 +1117,7 @@ def add(
     english = [w._replace(text=part) for w in english for part in w.text.split("_")]
     clause.english, clause.french = [*clause.english, *english], [*clause.french, *[w._replace(kind="art") if w.text in ("le", "la", "les") else w for w in french]]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8194e01d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c347805ec7
 def do_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1062,7 +1134,7 @@ def do_something(
         found = random_object(draft, verb, denied)
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e65f6e39
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c351255c66
 def do_to_someone(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1076,7 +1148,7 @@ def do_to_someone(
         if any(w.text == "some" for w in found.english): found = build_phrase(draft, random_noun(draft, clause.verb.objects), "our")
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #13688bff
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c355fe8a8d
 def give_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1095,7 +1167,7 @@ def give_something(
         taker = object_pronoun(draft, clause.subject, "to", ("me", "you", "him", "her", "us"))
         clause.english, clause.clitics, clause.agrees = [*thing.english, *taker.english], [thing.french, taker.french], thing.agrees
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #14f2ddb2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c3592c1f13
 def go_somewhere(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1106,7 +1178,19 @@ def go_somewhere(
         clause.english, clause.clitics = [word("there", label)], [word("y", label, kind="clitic")]
     else: add(clause, GOALS, draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7761488c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36497651c
+def manner(
+    draft: Draft, # the sentence
+    clause: Clause, # of a verb without object
+) -> None:
+    "How it is done, in the tenses where French has the adverb in the place where English has it."
+    if clause.verb.objects and clause.tense in ("simple", "progressive") and not clause.adverb and draft.chance(0.4):
+        english, french = draft.pick(clause.verb.objects).split("/")
+        if french == "ensemble" and not clause.subject.plural: return
+        label = draft.label()
+        clause.english, clause.french = [word(english, label)], [word(french, label)]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36818ba72
 def random_action(
     draft: Draft, # the sentence
     subject: Phrase, # who does it
@@ -1127,19 +1211,7 @@ def random_action(
     if when and times and draft.chance(0.35): add(clause, TIMES[times], draft)
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8327706c
-def manner(
-    draft: Draft, # the sentence
-    clause: Clause, # of a verb without object
-) -> None:
-    "How it is done, in the tenses where French has the adverb in the place where English has it."
-    if clause.verb.objects and clause.tense in ("simple", "progressive") and not clause.adverb and draft.chance(0.4):
-        english, french = draft.pick(clause.verb.objects).split("/")
-        if french == "ensemble" and not clause.subject.plural: return
-        label = draft.label()
-        clause.english, clause.french = [word(english, label)], [word(french, label)]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #405917ef
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37305f02f
 IDIOMS = """
 hungry/1 | faim/1
 thirsty/1 | soif/1
@@ -1152,7 +1224,52 @@ STATES = "late/1 | en/1 retard/1; angry/1 | en/1 colère/1; on/1 holiday/2 | en/
 JOBS = {"m": "teacher doctor singer baker farmer student lawyer writer painter engineer gardener journalist musician".split(), "f": "nurse actress waitress".split()}
 BE_WITH_HAVE = replace(BE, infinitive="avoir", forms=HAVE.forms) # English is, French has: être faim is avoir faim
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #720f0b0d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c375b13d23
+def _fitting(draft: Draft, subject: Phrase, names: Sequence[str] | None = None) -> Adjective:
+    "An adjective that can be said of a subject."
+    fits = [a for a in ALL_ADJECTIVES if subject.kind in a.kinds and (names is None or a.english in names) and a.place != "colour" and a.english not in ("new", "good", "bad", "pretty", "long")]
+    return draft.pick(fits or [a for a in ALL_ADJECTIVES if a.english == "old"])
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c379140d57
+def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = None) -> None:
+    "She is (very) happy."
+    adjective, label = _fitting(draft, clause.subject, names), draft.label()
+    very = draft.label() if draft.chance(0.3) else ""
+    clause.english = [*([word("very", very)] if very else []), word(adjective.english, label)]
+    clause.french = [*([word("très", very)] if very else []), word(adjective.french[clause.subject.gender, clause.subject.plural], label)]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c383377239
+COMPARATIVES = {"big": "bigger", "small": "smaller", "old": "older", "young": "younger", "strong": "stronger", "rich": "richer", "happy": "happier", "kind": "kinder",
+                "brave": "braver", "heavy": "heavier", "fast": "faster", "light": "lighter", "clean": "cleaner", "dirty": "dirtier"}
+
+def _be_compared(draft: Draft, clause: Clause) -> None:
+    "He is older than Marie, more polite than his brother, as rich as the king."
+    subject = clause.subject
+    adjective, label, more, than = _fitting(draft, subject, None if draft.chance(0.4) else COMPARATIVES), draft.label(), draft.label(), draft.label()
+    french = word(adjective.french[subject.gender, subject.plural], label)
+    other = named(draft, draft.pick(NAMES)) if subject.kind in ("person", "family") and draft.chance(0.5) else random_phrase(draft, (subject.kind,), ("the", "my", "his", "her", "our", "this"), adjectives=0)
+    if draft.chance(0.3): english, left, right = [word("as", more), word(adjective.english, label), word("as", than)], "aussi", "que"
+    elif adjective.english in COMPARATIVES: english, left, right = [word(COMPARATIVES[adjective.english], label, more), word("than", than)], "plus", "que"
+    else: english, left, right = [word("more", more), word(adjective.english, label), word("than", than)], "plus", "que"
+    if clause.denial == "no longer": clause.denial = "not"
+    clause.english, clause.french = [*english, *other.english], [word(left, more), french, word(right, than), *other.french]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c387287287
+def _be_job(draft: Draft, clause: Clause) -> None:
+    "He is a teacher, and French has no article for it."
+    job = draft.pick(JOBS[clause.subject.gender])
+    noun = next(n for n in ALL_NOUNS if n.english[0] == job)
+    label, plural = draft.label(), clause.subject.plural
+    clause.english = [*([] if plural else [word("a", label)]), word(noun.english[plural], label)]
+    clause.french = [word(noun.french[plural], label)]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c391456471
+def _be_afraid(draft: Draft, clause: Clause) -> None:
+    "They are afraid of the wolf."
+    a, of, feared = draft.label(), draft.label(), random_phrase(draft, ("animal", "person", "animal"), ("the", "the", "my", "his", "this", "our"))
+    clause.english, clause.french = [word("afraid", a), word("of", of), *feared.english], [word("peur", a), word("de", of), *feared.french]
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c395808833
 def be_something(
     draft: Draft, # the sentence
     subject: Phrase, # who or what
@@ -1175,59 +1292,14 @@ def be_something(
     if way in "is" and not clause.denial and not subject.pronoun and draft.chance(0.15): clause.adverb = draft.pick(FREQUENCY) if subject.kind in ("person", "family", "animal") else None
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d99264a7
-def _fitting(draft: Draft, subject: Phrase, names: Sequence[str] | None = None) -> Adjective:
-    "An adjective that can be said of a subject."
-    fits = [a for a in ALL_ADJECTIVES if subject.kind in a.kinds and (names is None or a.english in names) and a.place != "colour" and a.english not in ("new", "good", "bad", "pretty", "long")]
-    return draft.pick(fits or [a for a in ALL_ADJECTIVES if a.english == "old"])
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d5e0bdf3
-def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = None) -> None:
-    "She is (very) happy."
-    adjective, label = _fitting(draft, clause.subject, names), draft.label()
-    very = draft.label() if draft.chance(0.3) else ""
-    clause.english = [*([word("very", very)] if very else []), word(adjective.english, label)]
-    clause.french = [*([word("très", very)] if very else []), word(adjective.french[clause.subject.gender, clause.subject.plural], label)]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #eb7d529b
-COMPARATIVES = {"big": "bigger", "small": "smaller", "old": "older", "young": "younger", "strong": "stronger", "rich": "richer", "happy": "happier", "kind": "kinder",
-                "brave": "braver", "heavy": "heavier", "fast": "faster", "light": "lighter", "clean": "cleaner", "dirty": "dirtier"}
-
-def _be_compared(draft: Draft, clause: Clause) -> None:
-    "He is older than Marie, more polite than his brother, as rich as the king."
-    subject = clause.subject
-    adjective, label, more, than = _fitting(draft, subject, None if draft.chance(0.4) else COMPARATIVES), draft.label(), draft.label(), draft.label()
-    french = word(adjective.french[subject.gender, subject.plural], label)
-    other = named(draft, draft.pick(NAMES)) if subject.kind in ("person", "family") and draft.chance(0.5) else random_phrase(draft, (subject.kind,), ("the", "my", "his", "her", "our", "this"), adjectives=0)
-    if draft.chance(0.3): english, left, right = [word("as", more), word(adjective.english, label), word("as", than)], "aussi", "que"
-    elif adjective.english in COMPARATIVES: english, left, right = [word(COMPARATIVES[adjective.english], label, more), word("than", than)], "plus", "que"
-    else: english, left, right = [word("more", more), word(adjective.english, label), word("than", than)], "plus", "que"
-    if clause.denial == "no longer": clause.denial = "not"
-    clause.english, clause.french = [*english, *other.english], [word(left, more), french, word(right, than), *other.french]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cfe3af8e
-def _be_job(draft: Draft, clause: Clause) -> None:
-    "He is a teacher, and French has no article for it."
-    job = draft.pick(JOBS[clause.subject.gender])
-    noun = next(n for n in ALL_NOUNS if n.english[0] == job)
-    label, plural = draft.label(), clause.subject.plural
-    clause.english = [*([] if plural else [word("a", label)]), word(noun.english[plural], label)]
-    clause.french = [word(noun.french[plural], label)]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dc7e4ecf
-def _be_afraid(draft: Draft, clause: Clause) -> None:
-    "They are afraid of the wolf."
-    a, of, feared = draft.label(), draft.label(), random_phrase(draft, ("animal", "person", "animal"), ("the", "the", "my", "his", "this", "our"))
-    clause.english, clause.french = [word("afraid", a), word("of", of), *feared.english], [word("peur", a), word("de", of), *feared.french]
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cfe9fce4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c401e9919d
 class Sentence(NamedTuple):
     "Both sides before the rules of sound."
     english: list[Word]
     french: list[Word]
     end: str = "." # full stop, question or exclamation mark
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e0828918
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4071952c3
 def statement(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody does something
@@ -1235,7 +1307,7 @@ def statement(
     clause = random_action(draft, random_subject(draft))
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #79d0e7aa
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c411ae0821
 def description(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody or something is somehow
@@ -1247,7 +1319,7 @@ def description(
     clause = be_something(draft, subject)
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cab8b582
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c41531b5c5
 def existence(
     draft: Draft, # the sentence
 ) -> Sentence: # there is something somewhere
@@ -1262,7 +1334,7 @@ def existence(
     french = [word("il", there), *no, word("y", there), word("a", v), *([word("pas", there + "no")] if deny else []), *thing.french]
     return Sentence([*english, *clause.english], [*french, *clause.french])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #efd64eed
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c420fc0dcd
 def inverted(
     clause: Clause, # whose subject goes behind the verb
     label: str = "", # of the subject, where it is a noun
@@ -1275,7 +1347,7 @@ def inverted(
     links = subject.french[0].links if subject.pronoun else frozenset([subject.head or label])
     return Word(hyphen + pronoun, links)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #585ceb1e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c424adb348
 def turned(
     clause: Clause, # a question
 ) -> list[Word]: # a French question with the verb before its pronoun
@@ -1283,7 +1355,7 @@ def turned(
     front = [] if clause.subject.pronoun else clause.subject.french
     return [*front, *french_verb(clause, inverted(clause)), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5042a54d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c43070e368
 def undenied(
     draft: Draft, # the sentence
     make: Callable[[], Clause], # draws a clause
@@ -1293,7 +1365,7 @@ def undenied(
     clause.fused = clause.short = False
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #770d4b7d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c434f6dd41
 def asked_whether(
     draft: Draft, # the sentence
     clause: Clause, # denies nothing
@@ -1304,7 +1376,7 @@ def asked_whether(
         return Sentence(english_clause(clause, support=clause.other or clause.label), turned(clause), "?")
     return Sentence(english_clause(clause, question=q), [word("est", q), word("-ce", q), word("que", q), *french_clause(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #53dd1f0d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44076f146
 def yes_no_question(
     draft: Draft, # the sentence
 ) -> Sentence: # is it so?
@@ -1313,14 +1385,15 @@ def yes_no_question(
     state = draft.chance(0.3)
     return asked_whether(draft, undenied(draft, lambda: be_something(draft, subject, "aaacisjl") if state else random_action(draft, subject)))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dcf39197
-def wh_question(
-    draft: Draft, # the sentence
-) -> Sentence: # where, when, why, what, who, which, how many
-    "A question with a question word."
-    return draft.pick((_ask_adverb, _ask_adverb, _ask_object, _ask_object, _ask_subject))(draft)
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4445277c8
+def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: list[Word]) -> Sentence:
+    "A question word in front, then auxiliary and subject, in French verb and pronoun."
+    clause.adverb = None
+    if clause.tense == "past": clause.other = draft.label()
+    support = clause.other if clause.tense in ("past", "future", "modal") else clause.label
+    return Sentence([*english, *english_clause(clause, support=support)], [*french, *turned(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #856e4cbd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44677713e
 _ASKED = (("where", "où"), ("when", "quand"), ("why", "pourquoi"))
 
 def _ask_adverb(draft: Draft) -> Sentence:
@@ -1334,15 +1407,7 @@ def _ask_adverb(draft: Draft) -> Sentence:
     if english != "why": clause.english, clause.french, clause.clitics = [], [], []
     return _turned_question(draft, clause, [word(english, w)], [word(french, w)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d45c83fb
-def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: list[Word]) -> Sentence:
-    "A question word in front, then auxiliary and subject, in French verb and pronoun."
-    clause.adverb = None
-    if clause.tense == "past": clause.other = draft.label()
-    support = clause.other if clause.tense in ("past", "future", "modal") else clause.label
-    return Sentence([*english, *english_clause(clause, support=support)], [*french, *turned(clause)], "?")
-
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2476f052
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c450c10ec7
 def _ask_object(draft: Draft) -> Sentence:
     "What is he eating? Which book did she buy? How many cups do you see?"
     verb = draft.pick([v for v in TRANSITIVE_VERBS if "generic" not in v.flags and v.base not in ("look", "listen", "invite", "help", "call", "thank", "meet")])
@@ -1357,7 +1422,7 @@ def _ask_object(draft: Draft) -> Sentence:
     else: english, french = [word("which", w)], [word(("quel" if noun.gender == "m" else "quelle") + "s" * plural, w)]
     return _turned_question(draft, clause, [*english, word(noun.english[plural], n)], [*french, word(noun.french[plural], n)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1448fa2d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c454f1f516
 def _ask_subject(draft: Draft) -> Sentence:
     "Who is wearing a hat?"
     w = draft.label()
@@ -1365,21 +1430,14 @@ def _ask_subject(draft: Draft) -> Sentence:
     clause = undenied(draft, lambda: random_action(draft, who, ("simple", "progressive", "past", "future")))
     return Sentence(english_clause(clause), french_clause(clause), "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8c227dfe
-def order(
-    draft: Draft, # the sentence; says whether to tu or vous
-) -> Sentence: # do this!
-    "An imperative."
-    you = subject_pronoun(draft, "you")
-    verb = draft.pick(draft.pick((_ORDERED, _ORDERED, DITRANSITIVE_VERBS, _ORDERED_ALONE)))
-    clause = Clause(you, verb, draft.label(), denial="not" if draft.chance(0.3) else "", fused=draft.chance(0.6))
-    if verb in DITRANSITIVE_VERBS: give_something(draft, clause)
-    elif verb.objects and verb not in INTRANSITIVE_VERBS: do_something(draft, clause)
-    aux = [word("do", clause.label), *_between(clause)] if clause.denial else []
-    english = [*aux, word(verb.base, clause.label), *(word(p, clause.label) for p in verb.particles), *clause.english]
-    return Sentence(english, _french_order(clause), draft.pick((".", "!")))
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4588494c3
+def wh_question(
+    draft: Draft, # the sentence
+) -> Sentence: # where, when, why, what, who, which, how many
+    "A question with a question word."
+    return draft.pick((_ask_adverb, _ask_adverb, _ask_object, _ask_object, _ask_subject))(draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a7b8b622
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46304156b
 _ORDERED = tuple(v for v in TRANSITIVE_VERBS if v.base in ("eat", "drink", "buy", "read", "write", "wash", "clean", "open", "close", "repair", "carry", "wait", "listen", "look", "take", "choose", "keep", "help", "call", "invite", "prepare", "cut", "hide", "follow", "touch", "sell"))
 _ORDERED_ALONE = tuple(v for v in INTRANSITIVE_VERBS if v.base in ("sleep", "work", "run", "sing", "dance", "smile", "play", "get", "hurry", "rest", "cry", "shout", "wake"))
 
@@ -1394,7 +1452,21 @@ def _french_order(clause: Clause) -> list[Word]:
     strong = {"me": "moi", "te": "toi"}
     return [word(form, c.label), *(w._replace(text="-" + strong.get(w.text, w.text), kind="") for w in behind), *c.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3d97d2a7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46799b532
+def order(
+    draft: Draft, # the sentence; says whether to tu or vous
+) -> Sentence: # do this!
+    "An imperative."
+    you = subject_pronoun(draft, "you")
+    verb = draft.pick(draft.pick((_ORDERED, _ORDERED, DITRANSITIVE_VERBS, _ORDERED_ALONE)))
+    clause = Clause(you, verb, draft.label(), denial="not" if draft.chance(0.3) else "", fused=draft.chance(0.6))
+    if verb in DITRANSITIVE_VERBS: give_something(draft, clause)
+    elif verb.objects and verb not in INTRANSITIVE_VERBS: do_something(draft, clause)
+    aux = [word("do", clause.label), *_between(clause)] if clause.denial else []
+    english = [*aux, word(verb.base, clause.label), *(word(p, clause.label) for p in verb.particles), *clause.english]
+    return Sentence(english, _french_order(clause), draft.pick((".", "!")))
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4721bee9e
 def again(
     draft: Draft, # the sentence
     phrase: Phrase, # said before
@@ -1404,7 +1476,7 @@ def again(
     label = draft.label()
     return replace(phrase, english=[word(english, label)], french=[word(french, label)], pronoun=True, head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1394cbf6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c478dd17b4
 MOODS = ("tired", "happy", "sad", "ill", "lazy", "curious", "jealous", "kind", "brave", "intelligent", "polite") # that somebody does something for
 
 def reason(
@@ -1416,7 +1488,7 @@ def reason(
     b, second = draft.label(), undenied(draft, lambda: be_something(draft, again(draft, subject), "aais", MOODS))
     return Sentence([*english_clause(first), word("because", b), *english_clause(second)], [*french_clause(first), word("parce", b), word("que", b), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cf5b14cc
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c482bc25b2
 _JOINTS = (("and", "et"), ("but", "mais"), ("while", "pendant que"), ("when", "quand"))
 
 def joined(
@@ -1432,7 +1504,7 @@ def joined(
     stop = [word(",", comma)] if english in ("and", "but") else []
     return Sentence([*english_clause(first), *stop, word(english, j), *english_clause(second)], [*french_clause(first), *stop, *(word(f, j) for f in french.split()), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d49f9ac0
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c486c32e16
 def taken_up(
     draft: Draft, # the sentence
 ) -> Sentence: # a thing, and what is done with it
@@ -1448,7 +1520,7 @@ def taken_up(
     second.english, second.clitics, second.agrees = [word("them" if thing.plural else "it", label)], [word(form, label, kind="clitic")], (thing.gender, thing.plural)
     return Sentence([*english_clause(first), word(",", comma), word(but[0], comma + "b"), *english_clause(second)], [*french_clause(first), word(",", comma), word(but[1], comma + "b"), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #78056965
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49035c1b4
 def thought(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody thinks that something is so
@@ -1459,7 +1531,7 @@ def thought(
     second = be_something(draft, subject) if draft.chance(0.5) else random_action(draft, subject)
     return Sentence([*english_clause(first), word("that", t), *english_clause(second)], [*french_clause(first), word("que", t), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d0288b1f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49424a832
 WEATHER = "it/1 is/2 raining/2 | il/1 pleut/2; it/1 is/2 snowing/2 | il/1 neige/2; it/1 is/2 cold/3 | il/1 fait/2 froid/3; it/1 is/2 hot/3 | il/1 fait/2 chaud/3; it/1 is/2 late/3 | il/1 est/2 tard/3"
 
 def condition(
@@ -1474,12 +1546,12 @@ def condition(
     if english == "because": return Sentence([*second[0], *first[0]], [*second[1], *first[1]])
     return Sentence([*first[0], word(",", comma), *second[0]], [*first[1], word(",", comma), *second[1]])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2106a692
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c501e46123
 ADDRESSES = (("Mum", "maman", True, "f", False), ("Dad", "papa", True, "m", False), *((n, n, True, g, False) for n, g in NAMES), ("my friend", "mon ami", True, "m", False),
              ("sir", "monsieur", False, "m", False), ("madam", "madame", False, "f", False), ("doctor", "docteur", False, "m", False),
              ("children", "les enfants", False, "m", True), ("girls", "les filles", False, "f", True), ("my friends", "mes amis", False, "m", True))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #14f16d45
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c503319586
 def addressed(
     draft: Draft, # the sentence
 ) -> Sentence: # Mum, are you tired?
@@ -1500,14 +1572,14 @@ def addressed(
     if draft.chance(0.5): return Sentence([*name[0], word(",", comma), *made.english], [*name[1], word(",", comma), *made.french], made.end)
     return Sentence([*made.english, word(",", comma), *name[0]], [*made.french, word(",", comma), *name[1]], made.end)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #54c34f2c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5080397f9
 class AlignedPair(NamedTuple):
     "A sentence, its translation, and which token became which."
     source: str # English
     target: str # French
     alignment: list[tuple[int, int]] # (source token, target token), tokens as `cut_text` and `WordTokenizer` cut them
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #380f07d8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51271b0e1
 def finish(
     made: Sentence, # from a construction
 ) -> AlignedPair: # text and alignment
@@ -1520,14 +1592,14 @@ def finish(
         rows.append([first, *side[1:], end])
     return AlignedPair(*(join_tokens([w.text for w in row]) for row in rows), align(*rows))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5a2ce83f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51893e8b8
 CONSTRUCTIONS: dict[str, tuple[Callable[[Draft], Sentence], int]] = {
     "statement": (statement, 8), "description": (description, 4), "existence": (existence, 2), "yes_no_question": (yes_no_question, 3), "wh_question": (wh_question, 3),
     "order": (order, 2), "reason": (reason, 2), "joined": (joined, 2), "taken_up": (taken_up, 3), "thought": (thought, 2), "condition": (condition, 2), "addressed": (addressed, 3),
 }
 SIMPLE = ("statement", "description", "existence") # one clause each, no questions
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0e0d9a4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52095c7b7
 class BilingualGrammar:
     "Writes English-French pairs with word alignments, as many as are asked for."
     def __init__(self,
@@ -1547,7 +1619,7 @@ class BilingualGrammar:
     def __iter__(self) -> Iterator[AlignedPair]:
         while True: yield self.pair()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9496c351
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52615b652
 def make_pairs(
     n: int, # how many
     seed: int = 0, # the same seed, the same pairs
@@ -1562,7 +1634,7 @@ def make_pairs(
         elif tries > 100 * n + 1000: raise ValueError(f"only {len(pairs)} different sentences came in {tries} tries")
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a3ce76dd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c53433de54
 def alignment_matrix(
     pair: AlignedPair, # with S source and T target tokens
 ) -> list[list[float]]: # (T, S); each row sums to 1, shared out among the source tokens of a target token
@@ -1571,7 +1643,7 @@ def alignment_matrix(
     for i, j in pair.alignment: rows[j][i] = 1.0
     return [[value / max(1.0, sum(row)) for value in row] for row in rows]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2e9624e0
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c55710916c
 def write_pairs(
     path: str | Path, # a tab-separated file
     pairs: Iterable[AlignedPair], # what to write
@@ -1582,7 +1654,7 @@ def write_pairs(
     links = lambda pair: " ".join(f"{i}-{j}" for i, j in pair.alignment)
     path.write_bytes("".join(f"{p.source}\t{p.target}\t{links(p)}\n" for p in pairs).encode())
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c6e99e01
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c559b2cd1d
 def read_aligned(
     path: str | Path, # a file that `write_pairs` wrote
 ) -> list[AlignedPair]: # as they were
@@ -1595,7 +1667,7 @@ def read_aligned(
         except ValueError: raise DataError("source, target and an alignment like 0-0 1-2 were expected, with tabs between", path, n) from None
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b165b35b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5662607de
 SAMPLE_SIZES = {"train": 10_000, "valid": 500, "test": 500}
 
 def make_sample(
@@ -1608,7 +1680,7 @@ def make_sample(
         write_pairs(Path(folder) / f"{name}.tsv", pairs[at:at + size])
         at += size
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #616ade9c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c571f11765
 @dataclass
 class GrammarConfig:
     "Writes English-French sentence pairs with word alignments to a tab-separated file."
@@ -1617,7 +1689,7 @@ class GrammarConfig:
     seed: int = 0 # the same seed, the same pairs
     constructions: tuple[str, ...] = () # only these; all if none is given
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0b5aae82
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c57515686a
 def main(
     args: Sequence[str] | None = None, # None: the command line's
 ) -> None:
@@ -1628,5 +1700,5 @@ def main(
     write_pairs(config.output, pairs)
     print(f"{len(pairs):,} pairs in {config.output}")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #291b2928
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c579d65585
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
