@@ -54,7 +54,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool: return
 def whole(files: dict[str, Path]) -> Path:
     "A run that nobody disturbed, through the real command, with both spellings of flags."
     out = files["folder"] / "whole"
-    done = subprocess.run(command("train", "--data_path", files["train"], "--output-dir", out, "--num_epochs", 10, "--save-every", 20, "--learning-rate", .01, *SMALL),
+    done = subprocess.run(command("train", "--data_path", files["train"], "--output-dir", out, "--num_epochs", 16, "--save-every", 20, "--learning-rate", .01, *SMALL),
                           env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "best checkpoint in" in done.stdout
@@ -75,14 +75,14 @@ def test_train_then_evaluate_then_translate(files: dict[str, Path], whole: Path)
 
 def test_config_records_every_decision(whole: Path) -> None:
     config = load_checkpoint(whole / "best").config
-    assert config["num_epochs"] == 10 and config["attention_type"] == "bahdanau" and config["source_vocab_size"] > 10
+    assert config["num_epochs"] == 16 and config["attention_type"] == "bahdanau" and config["source_vocab_size"] > 10
     assert isinstance(config["warmup_steps"], int)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_run_resumes_to_the_same_weights(files: dict[str, Path], whole: Path, kind: signal.Signals) -> None:
     out = files["folder"] / kind.name
-    flags = ["--data_path", files["train"], "--output_dir", out, "--num_epochs", 10, "--save_every", 20, "--learning_rate", .01, *SMALL]
+    flags = ["--data_path", files["train"], "--output_dir", out, "--num_epochs", 16, "--save_every", 20, "--learning_rate", .01, *SMALL]
     process = subprocess.Popen(command("train", *flags), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / "last").is_dir() and process.poll() is None and time.monotonic() < deadline: time.sleep(.02)
@@ -93,6 +93,16 @@ def test_stopped_run_resumes_to_the_same_weights(files: dict[str, Path], whole: 
     assert 0 < steps_of(out) < steps_of(whole)
     assert train_main([*map(str, flags), "--resume"]) == 0
     assert steps_of(out) == steps_of(whole) and same(weights(out), weights(whole))
+
+
+def test_a_run_of_so_many_minutes_keeps_its_plan_when_it_resumes(files: dict[str, Path], tmp_path: Path) -> None:
+    flags = ["--data_path", str(files["train"]), "--output_dir", str(tmp_path / "run"), "--max_minutes", "0.02", "--save_every", "1", *SMALL]
+    assert train_main(flags) == 0
+    planned = load_checkpoint(tmp_path / "run/last").config
+    assert 1 < planned["max_steps"] < 60 * 16 # planned by the clock, short of what the epochs would be
+    assert train_main([*flags, "--resume", "--max_minutes", "0.04"]) == 0
+    resumed = load_checkpoint(tmp_path / "run/last").config
+    assert (resumed["max_steps"], resumed["warmup_steps"]) == (planned["max_steps"], planned["warmup_steps"])
 
 
 BAD = {"one column": (b"Go.\nStop.\n", "one column"), "a line without a tab": (b"Go.\tVa !\nStop.\n", "bad.tsv:2: "), "empty": (b"", "empty"),
@@ -130,7 +140,7 @@ def test_a_wrong_setting_is_one_line(flags: list[str], expected: str, files: dic
 
 
 def test_a_run_is_not_overwritten_and_another_one_not_resumed(files: dict[str, Path], whole: Path, capsys: pytest.CaptureFixture) -> None:
-    before, base = weights(whole), ["--data_path", str(files["train"]), "--output_dir", str(whole), "--num_epochs", "10", "--save_every", "20", "--learning_rate", "0.01", *SMALL]
+    before, base = weights(whole), ["--data_path", str(files["train"]), "--output_dir", str(whole), "--num_epochs", "16", "--save_every", "20", "--learning_rate", "0.01", *SMALL]
     assert train_main(base) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert train_main([*base, "--resume", "--num_layers", "2"]) == 2
