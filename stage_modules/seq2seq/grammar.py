@@ -1178,7 +1178,7 @@ def go_somewhere(
         clause.english, clause.clitics = [word("there", label)], [word("y", label, kind="clitic")]
     else: add(clause, GOALS, draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36497651c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36697651c
 def manner(
     draft: Draft, # the sentence
     clause: Clause, # of a verb without object
@@ -1190,7 +1190,7 @@ def manner(
         label = draft.label()
         clause.english, clause.french = [word(english, label)], [word(french, label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36818ba72
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37018ba72
 def random_action(
     draft: Draft, # the sentence
     subject: Phrase, # who does it
@@ -1211,7 +1211,7 @@ def random_action(
     if when and times and draft.chance(0.35): add(clause, TIMES[times], draft)
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37305f02f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37505f02f
 IDIOMS = """
 hungry/1 | faim/1
 thirsty/1 | soif/1
@@ -1224,13 +1224,13 @@ STATES = "late/1 | en/1 retard/1; angry/1 | en/1 colère/1; on/1 holiday/2 | en/
 JOBS = {"m": "teacher doctor singer baker farmer student lawyer writer painter engineer gardener journalist musician".split(), "f": "nurse actress waitress".split()}
 BE_WITH_HAVE = replace(BE, infinitive="avoir", forms=HAVE.forms) # English is, French has: être faim is avoir faim
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c375b13d23
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c377b13d23
 def _fitting(draft: Draft, subject: Phrase, names: Sequence[str] | None = None) -> Adjective:
     "An adjective that can be said of a subject."
     fits = [a for a in ALL_ADJECTIVES if subject.kind in a.kinds and (names is None or a.english in names) and a.place != "colour" and a.english not in ("new", "good", "bad", "pretty", "long")]
     return draft.pick(fits or [a for a in ALL_ADJECTIVES if a.english == "old"])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c379140d57
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c381140d57
 def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = None) -> None:
     "She is (very) happy."
     adjective, label = _fitting(draft, clause.subject, names), draft.label()
@@ -1238,7 +1238,7 @@ def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = No
     clause.english = [*([word("very", very)] if very else []), word(adjective.english, label)]
     clause.french = [*([word("très", very)] if very else []), word(adjective.french[clause.subject.gender, clause.subject.plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c383377239
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c385377239
 COMPARATIVES = {"big": "bigger", "small": "smaller", "old": "older", "young": "younger", "strong": "stronger", "rich": "richer", "happy": "happier", "kind": "kinder",
                 "brave": "braver", "heavy": "heavier", "fast": "faster", "light": "lighter", "clean": "cleaner", "dirty": "dirtier"}
 
@@ -1254,7 +1254,7 @@ def _be_compared(draft: Draft, clause: Clause) -> None:
     if clause.denial == "no longer": clause.denial = "not"
     clause.english, clause.french = [*english, *other.english], [word(left, more), french, word(right, than), *other.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c387287287
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c389287287
 def _be_job(draft: Draft, clause: Clause) -> None:
     "He is a teacher, and French has no article for it."
     job = draft.pick(JOBS[clause.subject.gender])
@@ -1263,13 +1263,13 @@ def _be_job(draft: Draft, clause: Clause) -> None:
     clause.english = [*([] if plural else [word("a", label)]), word(noun.english[plural], label)]
     clause.french = [word(noun.french[plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c391456471
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c393456471
 def _be_afraid(draft: Draft, clause: Clause) -> None:
     "They are afraid of the wolf."
     a, of, feared = draft.label(), draft.label(), random_phrase(draft, ("animal", "person", "animal"), ("the", "the", "my", "his", "this", "our"))
     clause.english, clause.french = [word("afraid", a), word("of", of), *feared.english], [word("peur", a), word("de", of), *feared.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c395808833
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c397808833
 def be_something(
     draft: Draft, # the sentence
     subject: Phrase, # who or what
@@ -1292,14 +1292,14 @@ def be_something(
     if way in "is" and not clause.denial and not subject.pronoun and draft.chance(0.15): clause.adverb = draft.pick(FREQUENCY) if subject.kind in ("person", "family", "animal") else None
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c401e9919d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c403e9919d
 class Sentence(NamedTuple):
     "Both sides before the rules of sound."
     english: list[Word]
     french: list[Word]
     end: str = "." # full stop, question or exclamation mark
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4071952c3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4091952c3
 def statement(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody does something
@@ -1307,7 +1307,7 @@ def statement(
     clause = random_action(draft, random_subject(draft))
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c411ae0821
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c413ae0821
 def description(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody or something is somehow
@@ -1319,7 +1319,7 @@ def description(
     clause = be_something(draft, subject)
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c41531b5c5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c41731b5c5
 def existence(
     draft: Draft, # the sentence
 ) -> Sentence: # there is something somewhere
@@ -1334,7 +1334,7 @@ def existence(
     french = [word("il", there), *no, word("y", there), word("a", v), *([word("pas", there + "no")] if deny else []), *thing.french]
     return Sentence([*english, *clause.english], [*french, *clause.french])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c420fc0dcd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c422fc0dcd
 def inverted(
     clause: Clause, # whose subject goes behind the verb
     label: str = "", # of the subject, where it is a noun
@@ -1347,7 +1347,7 @@ def inverted(
     links = subject.french[0].links if subject.pronoun else frozenset([subject.head or label])
     return Word(hyphen + pronoun, links)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c424adb348
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c426adb348
 def turned(
     clause: Clause, # a question
 ) -> list[Word]: # a French question with the verb before its pronoun
@@ -1355,7 +1355,7 @@ def turned(
     front = [] if clause.subject.pronoun else clause.subject.french
     return [*front, *french_verb(clause, inverted(clause)), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c43070e368
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c43270e368
 def undenied(
     draft: Draft, # the sentence
     make: Callable[[], Clause], # draws a clause
@@ -1365,7 +1365,7 @@ def undenied(
     clause.fused = clause.short = False
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c434f6dd41
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c436f6dd41
 def asked_whether(
     draft: Draft, # the sentence
     clause: Clause, # denies nothing
@@ -1376,7 +1376,7 @@ def asked_whether(
         return Sentence(english_clause(clause, support=clause.other or clause.label), turned(clause), "?")
     return Sentence(english_clause(clause, question=q), [word("est", q), word("-ce", q), word("que", q), *french_clause(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44076f146
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44276f146
 def yes_no_question(
     draft: Draft, # the sentence
 ) -> Sentence: # is it so?
@@ -1385,7 +1385,7 @@ def yes_no_question(
     state = draft.chance(0.3)
     return asked_whether(draft, undenied(draft, lambda: be_something(draft, subject, "aaacisjl") if state else random_action(draft, subject)))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4445277c8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4465277c8
 def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: list[Word]) -> Sentence:
     "A question word in front, then auxiliary and subject, in French verb and pronoun."
     clause.adverb = None
@@ -1393,7 +1393,7 @@ def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: 
     support = clause.other if clause.tense in ("past", "future", "modal") else clause.label
     return Sentence([*english, *english_clause(clause, support=support)], [*french, *turned(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44677713e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44877713e
 _ASKED = (("where", "où"), ("when", "quand"), ("why", "pourquoi"))
 
 def _ask_adverb(draft: Draft) -> Sentence:
@@ -1407,7 +1407,7 @@ def _ask_adverb(draft: Draft) -> Sentence:
     if english != "why": clause.english, clause.french, clause.clitics = [], [], []
     return _turned_question(draft, clause, [word(english, w)], [word(french, w)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c450c10ec7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c452c10ec7
 def _ask_object(draft: Draft) -> Sentence:
     "What is he eating? Which book did she buy? How many cups do you see?"
     verb = draft.pick([v for v in TRANSITIVE_VERBS if "generic" not in v.flags and v.base not in ("look", "listen", "invite", "help", "call", "thank", "meet")])
@@ -1422,7 +1422,7 @@ def _ask_object(draft: Draft) -> Sentence:
     else: english, french = [word("which", w)], [word(("quel" if noun.gender == "m" else "quelle") + "s" * plural, w)]
     return _turned_question(draft, clause, [*english, word(noun.english[plural], n)], [*french, word(noun.french[plural], n)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c454f1f516
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c456f1f516
 def _ask_subject(draft: Draft) -> Sentence:
     "Who is wearing a hat?"
     w = draft.label()
@@ -1430,14 +1430,14 @@ def _ask_subject(draft: Draft) -> Sentence:
     clause = undenied(draft, lambda: random_action(draft, who, ("simple", "progressive", "past", "future")))
     return Sentence(english_clause(clause), french_clause(clause), "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4588494c3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4608494c3
 def wh_question(
     draft: Draft, # the sentence
 ) -> Sentence: # where, when, why, what, who, which, how many
     "A question with a question word."
     return draft.pick((_ask_adverb, _ask_adverb, _ask_object, _ask_object, _ask_subject))(draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46304156b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46504156b
 _ORDERED = tuple(v for v in TRANSITIVE_VERBS if v.base in ("eat", "drink", "buy", "read", "write", "wash", "clean", "open", "close", "repair", "carry", "wait", "listen", "look", "take", "choose", "keep", "help", "call", "invite", "prepare", "cut", "hide", "follow", "touch", "sell"))
 _ORDERED_ALONE = tuple(v for v in INTRANSITIVE_VERBS if v.base in ("sleep", "work", "run", "sing", "dance", "smile", "play", "get", "hurry", "rest", "cry", "shout", "wake"))
 
@@ -1452,7 +1452,7 @@ def _french_order(clause: Clause) -> list[Word]:
     strong = {"me": "moi", "te": "toi"}
     return [word(form, c.label), *(w._replace(text="-" + strong.get(w.text, w.text), kind="") for w in behind), *c.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46799b532
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46999b532
 def order(
     draft: Draft, # the sentence; says whether to tu or vous
 ) -> Sentence: # do this!
@@ -1466,7 +1466,7 @@ def order(
     english = [*aux, word(verb.base, clause.label), *(word(p, clause.label) for p in verb.particles), *clause.english]
     return Sentence(english, _french_order(clause), draft.pick((".", "!")))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4721bee9e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4741bee9e
 def again(
     draft: Draft, # the sentence
     phrase: Phrase, # said before
@@ -1476,7 +1476,7 @@ def again(
     label = draft.label()
     return replace(phrase, english=[word(english, label)], french=[word(french, label)], pronoun=True, head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c478dd17b4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c480dd17b4
 MOODS = ("tired", "happy", "sad", "ill", "lazy", "curious", "jealous", "kind", "brave", "intelligent", "polite") # that somebody does something for
 
 def reason(
@@ -1488,7 +1488,7 @@ def reason(
     b, second = draft.label(), undenied(draft, lambda: be_something(draft, again(draft, subject), "aais", MOODS))
     return Sentence([*english_clause(first), word("because", b), *english_clause(second)], [*french_clause(first), word("parce", b), word("que", b), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c482bc25b2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c484bc25b2
 _JOINTS = (("and", "et"), ("but", "mais"), ("while", "pendant que"), ("when", "quand"))
 
 def joined(
@@ -1504,7 +1504,7 @@ def joined(
     stop = [word(",", comma)] if english in ("and", "but") else []
     return Sentence([*english_clause(first), *stop, word(english, j), *english_clause(second)], [*french_clause(first), *stop, *(word(f, j) for f in french.split()), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c486c32e16
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c488c32e16
 def taken_up(
     draft: Draft, # the sentence
 ) -> Sentence: # a thing, and what is done with it
@@ -1520,7 +1520,7 @@ def taken_up(
     second.english, second.clitics, second.agrees = [word("them" if thing.plural else "it", label)], [word(form, label, kind="clitic")], (thing.gender, thing.plural)
     return Sentence([*english_clause(first), word(",", comma), word(but[0], comma + "b"), *english_clause(second)], [*french_clause(first), word(",", comma), word(but[1], comma + "b"), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49035c1b4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49235c1b4
 def thought(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody thinks that something is so
@@ -1531,7 +1531,7 @@ def thought(
     second = be_something(draft, subject) if draft.chance(0.5) else random_action(draft, subject)
     return Sentence([*english_clause(first), word("that", t), *english_clause(second)], [*french_clause(first), word("que", t), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49424a832
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49624a832
 WEATHER = "it/1 is/2 raining/2 | il/1 pleut/2; it/1 is/2 snowing/2 | il/1 neige/2; it/1 is/2 cold/3 | il/1 fait/2 froid/3; it/1 is/2 hot/3 | il/1 fait/2 chaud/3; it/1 is/2 late/3 | il/1 est/2 tard/3"
 
 def condition(
@@ -1546,12 +1546,12 @@ def condition(
     if english == "because": return Sentence([*second[0], *first[0]], [*second[1], *first[1]])
     return Sentence([*first[0], word(",", comma), *second[0]], [*first[1], word(",", comma), *second[1]])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c501e46123
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c503e46123
 ADDRESSES = (("Mum", "maman", True, "f", False), ("Dad", "papa", True, "m", False), *((n, n, True, g, False) for n, g in NAMES), ("my friend", "mon ami", True, "m", False),
              ("sir", "monsieur", False, "m", False), ("madam", "madame", False, "f", False), ("doctor", "docteur", False, "m", False),
              ("children", "les enfants", False, "m", True), ("girls", "les filles", False, "f", True), ("my friends", "mes amis", False, "m", True))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c503319586
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c505319586
 def addressed(
     draft: Draft, # the sentence
 ) -> Sentence: # Mum, are you tired?
@@ -1572,14 +1572,14 @@ def addressed(
     if draft.chance(0.5): return Sentence([*name[0], word(",", comma), *made.english], [*name[1], word(",", comma), *made.french], made.end)
     return Sentence([*made.english, word(",", comma), *name[0]], [*made.french, word(",", comma), *name[1]], made.end)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5080397f9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5100397f9
 class AlignedPair(NamedTuple):
     "A sentence, its translation, and which token became which."
     source: str # English
     target: str # French
     alignment: list[tuple[int, int]] # (source token, target token), tokens as `cut_text` and `WordTokenizer` cut them
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51271b0e1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51471b0e1
 def finish(
     made: Sentence, # from a construction
 ) -> AlignedPair: # text and alignment
@@ -1592,14 +1592,14 @@ def finish(
         rows.append([first, *side[1:], end])
     return AlignedPair(*(join_tokens([w.text for w in row]) for row in rows), align(*rows))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51893e8b8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52093e8b8
 CONSTRUCTIONS: dict[str, tuple[Callable[[Draft], Sentence], int]] = {
     "statement": (statement, 8), "description": (description, 4), "existence": (existence, 2), "yes_no_question": (yes_no_question, 3), "wh_question": (wh_question, 3),
     "order": (order, 2), "reason": (reason, 2), "joined": (joined, 2), "taken_up": (taken_up, 3), "thought": (thought, 2), "condition": (condition, 2), "addressed": (addressed, 3),
 }
 SIMPLE = ("statement", "description", "existence") # one clause each, no questions
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52095c7b7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52295c7b7
 class BilingualGrammar:
     "Writes English-French pairs with word alignments, as many as are asked for."
     def __init__(self,
@@ -1619,7 +1619,7 @@ class BilingualGrammar:
     def __iter__(self) -> Iterator[AlignedPair]:
         while True: yield self.pair()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52615b652
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52815b652
 def make_pairs(
     n: int, # how many
     seed: int = 0, # the same seed, the same pairs
@@ -1634,7 +1634,7 @@ def make_pairs(
         elif tries > 100 * n + 1000: raise ValueError(f"only {len(pairs)} different sentences came in {tries} tries")
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c53433de54
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c53633de54
 def alignment_matrix(
     pair: AlignedPair, # with S source and T target tokens
 ) -> list[list[float]]: # (T, S); each row sums to 1, shared out among the source tokens of a target token
@@ -1643,7 +1643,7 @@ def alignment_matrix(
     for i, j in pair.alignment: rows[j][i] = 1.0
     return [[value / max(1.0, sum(row)) for value in row] for row in rows]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c55710916c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c55910916c
 def write_pairs(
     path: str | Path, # a tab-separated file
     pairs: Iterable[AlignedPair], # what to write
@@ -1654,7 +1654,7 @@ def write_pairs(
     links = lambda pair: " ".join(f"{i}-{j}" for i, j in pair.alignment)
     path.write_bytes("".join(f"{p.source}\t{p.target}\t{links(p)}\n" for p in pairs).encode())
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c559b2cd1d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c561b2cd1d
 def read_aligned(
     path: str | Path, # a file that `write_pairs` wrote
 ) -> list[AlignedPair]: # as they were
@@ -1667,7 +1667,7 @@ def read_aligned(
         except ValueError: raise DataError("source, target and an alignment like 0-0 1-2 were expected, with tabs between", path, n) from None
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5662607de
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5682607de
 SAMPLE_SIZES = {"train": 10_000, "valid": 500, "test": 500}
 
 def make_sample(
@@ -1680,7 +1680,7 @@ def make_sample(
         write_pairs(Path(folder) / f"{name}.tsv", pairs[at:at + size])
         at += size
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c571f11765
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c573f11765
 @dataclass
 class GrammarConfig:
     "Writes English-French sentence pairs with word alignments to a tab-separated file."
@@ -1689,7 +1689,7 @@ class GrammarConfig:
     seed: int = 0 # the same seed, the same pairs
     constructions: tuple[str, ...] = () # only these; all if none is given
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c57515686a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c57715686a
 def main(
     args: Sequence[str] | None = None, # None: the command line's
 ) -> None:
@@ -1700,5 +1700,5 @@ def main(
     write_pairs(config.output, pairs)
     print(f"{len(pairs):,} pairs in {config.output}")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c579d65585
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c581d65585
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
