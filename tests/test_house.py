@@ -197,6 +197,16 @@ def test_a_notebook_without_its_data_is_skipped_and_named(inside, tmp_path, monk
     assert done.returncode == 0 and "1 skipped" in done.stdout and "page.ipynb needs real data" in done.stdout, done.stdout
 
 
+def test_a_notebook_that_needs_data_names_it_in_its_code():
+    "The names are what decides whether it can run; without one it would run, and fail, on a machine that has no data."
+    names = [line.split()[0] for line in (ROOT / "stage_modules/toolkit/registry.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if "needs-data" not in cells[0]["metadata"].get("tags", []): continue
+        code = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        assert any(f'"{name}"' in code for name in names), f"{path.name} is tagged needs-data and fetches nothing by name"
+
+
 # ------------------------------------------------------------------ the library
 
 
