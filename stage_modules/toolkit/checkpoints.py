@@ -87,7 +87,7 @@ def read_tensors(
             tensors, notes = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
         tied = json.loads(notes.get("tied", "{}"))
         return tensors | {name: tensors[first] for name, first in tied.items()}
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error: # RuntimeError: replaced or removed meanwhile
         raise CheckpointError(f"cannot be read: {error}", path) from error
 
 # %% ../../nbs/toolkit/04_checkpoints.ipynb #59d3db2d

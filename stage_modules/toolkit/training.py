@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['changeable', 'TrainingConfig', 'check_settings', 'learning_rate_factor', 'make_optimizer', 'random_state',
            'set_random_state', 'new_stream', 'random_stream', 'epoch_batches', 'windows', 'to_device',
-           'make_accelerator', 'sum_gradients', 'Engine', 'Progress', 'Callback', 'format_row', 'ProgressBar',
-           'LogFile', 'TensorBoard', 'in_notebook', 'LiveCurve', 'default_callbacks', 'signals_as_requests', 'Trainer',
-           'start_run', 'prepare_folder', 'remove_run', 'resume_run', 'overfit_one_batch', 'gradient_norms',
-           'learning_rate_test']
+           'make_accelerator', 'sum_gradients', 'Scorer', 'Engine', 'Progress', 'signals_as_requests', 'Run', 'Loop',
+           'Callback', 'WatchedLoop', 'RecordedLoop', 'format_row', 'ProgressBar', 'LogFile', 'TensorBoard',
+           'in_notebook', 'LiveCurve', 'default_callbacks', 'SavedLoop', 'prepare_folder', 'remove_run', 'resume_run',
+           'start_run', 'Trainer', 'overfit_one_batch', 'gradient_norms', 'learning_rate_test']
 
-# %% ../../nbs/toolkit/05_training.ipynb #d34385f3
+# %% ../../nbs/toolkit/05_training.ipynb #7191a21e
 import json
 import math
 import os
@@ -21,12 +21,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from tqdm import tqdm
 from .checkpoints import check_config, clean_leftovers, fill_model, find_checkpoint, load_checkpoint, load_weights, remove_checkpoint, save_checkpoint
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/05_training.ipynb #e2504a9f
+# %% ../../nbs/toolkit/05_training.ipynb #b1a74a87
 def changeable(
     default: Any, # the field's default value
 ) -> Any: # what `dataclasses.field` returns
@@ -74,7 +74,7 @@ class TrainingConfig:
     progress: bool = changeable(True) # progress bar, and a curve in notebooks
     tensorboard: bool = changeable(True) # log to output_dir/tensorboard, where tensorboard is installed
 
-# %% ../../nbs/toolkit/05_training.ipynb #c72da45d
+# %% ../../nbs/toolkit/05_training.ipynb #8e3dabfd
 def check_settings(
     config: TrainingConfig,
 ) -> None:
@@ -90,7 +90,7 @@ def check_settings(
         need(getattr(config, name) is None or getattr(config, name) > 0, name, "more than 0, or None")
     need(config.learning_rate > 0, "learning_rate", "more than 0")
 
-# %% ../../nbs/toolkit/05_training.ipynb #392a0bd4
+# %% ../../nbs/toolkit/05_training.ipynb #712823c6
 def learning_rate_factor(
     step: int, # the step about to be taken, counted from 0
     schedule: str, # constant, linear, cosine (Loshchilov and Hutter 2017) or inverse_sqrt (Vaswani et al. 2017, section 5.3)
@@ -105,7 +105,7 @@ def learning_rate_factor(
     if schedule == "inverse_sqrt": return math.sqrt(max(1, warmup_steps) / (step + 1))
     return 1.
 
-# %% ../../nbs/toolkit/05_training.ipynb #b37ccb0f
+# %% ../../nbs/toolkit/05_training.ipynb #7df3a111
 def make_optimizer(
     model: nn.Module, # parameters that require no gradient are left out
     config: TrainingConfig, # optimizer, learning_rate, weight_decay
@@ -120,7 +120,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate)
 
-# %% ../../nbs/toolkit/05_training.ipynb #4a94bc80
+# %% ../../nbs/toolkit/05_training.ipynb #f5fe105c
 def random_state(
     device: torch.device | None = None, # a GPU's generator is included if this is one
 ) -> dict[str, Any]: # for `set_random_state`; fit for a checkpoint
@@ -138,6 +138,7 @@ def set_random_state(
     torch.set_rng_state(state["torch"])
     if "cuda" in state and device is not None and device.type == "cuda": torch.cuda.set_rng_state(state["cuda"], device)
 
+# %% ../../nbs/toolkit/05_training.ipynb #6825184d
 def new_stream(
     *address: int, # what the stream is for: (seed, epoch), (seed, rank)
     device: torch.device | None = None, # a GPU's generator is included if this is one
@@ -161,7 +162,7 @@ def random_stream(
         stream.update(random_state(device))
         set_random_state(outside, device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #12caad5a
+# %% ../../nbs/toolkit/05_training.ipynb #9b75e8bb
 def _tell_epoch(batches: Any, seed: int, epoch: int) -> None:
     "Calls `set_epoch` where there is one: on the batches, and on a DataLoader's sampler. A generator of its own is seeded."
     sampler = getattr(batches, "sampler", None)
@@ -186,7 +187,7 @@ def epoch_batches(
         if batch is StopIteration: return
         if number >= skip: yield batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #ad666b76
+# %% ../../nbs/toolkit/05_training.ipynb #e5b96f07
 def windows(
     batches: Iterable, # one epoch
     size: int, # batches in a window; the last one may have fewer
@@ -201,7 +202,7 @@ def windows(
     if window: yield window, not following
     if following: yield following, True
 
-# %% ../../nbs/toolkit/05_training.ipynb #894b87e7
+# %% ../../nbs/toolkit/05_training.ipynb #0429cbc1
 def to_device(
     batch: Any, # tensors in tuples, lists, dicts or dataclasses, inside one another
     device: torch.device, # where to
@@ -215,7 +216,7 @@ def to_device(
         return replace(batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch) if f.init})
     return batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #ba7c435f
+# %% ../../nbs/toolkit/05_training.ipynb #06e2840a
 def make_accelerator(
     config: TrainingConfig, # mixed_precision, device
 ) -> Accelerator: # device, processes, gradient scaler
@@ -227,9 +228,10 @@ def make_accelerator(
         raise ValueError("mixed_precision is 'fp16', and this machine trains on the CPU, which has no fp16 to gain from; use 'bf16' or 'no'")
     return accelerator
 
+# %% ../../nbs/toolkit/05_training.ipynb #725a9131
 def sum_gradients(
     parameters: list[nn.Parameter], # the same on every process
-    accelerator: Accelerator,
+    accelerator: Accelerator, # its processes take part
 ) -> None:
     "Each process ends with the sum of everybody's gradients; a parameter that nobody has a gradient for keeps None."
     if accelerator.num_processes == 1: return
@@ -239,26 +241,27 @@ def sum_gradients(
     parts = accelerator.reduce(flat, "sum").split([p.numel() for p in used])
     for p, part in zip(used, parts): p.grad = part.view_as(p).to(p.dtype)
 
-# %% ../../nbs/toolkit/05_training.ipynb #11ced2c1
-class Engine:
-    "A model with its optimizer, on its device: takes steps."
+# %% ../../nbs/toolkit/05_training.ipynb #d5a374b3
+def _half_precision(kind: str, device: torch.device) -> AbstractContextManager:
+    "Inside, torch computes in the precision that `mixed_precision` names."
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+# %% ../../nbs/toolkit/05_training.ipynb #d3f2f686
+class Scorer:
+    "A model on its device, with its loss function: measures, and changes nothing."
     def __init__(self,
         model: nn.Module, # is moved to the device
-        config: TrainingConfig,
+        config: TrainingConfig, # mixed_precision, device
         loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # (model, batch) -> sum of the loss, how many it sums
-        optimizer: torch.optim.Optimizer | None = None, # None makes the one the configuration names
     ):
         self.config, self.loss_fn, self.accelerator = config, loss_fn, make_accelerator(config)
         self.device = self.accelerator.device
         self.model = model.to(self.device)
-        self.optimizer = optimizer or make_optimizer(model, config)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for group in self.optimizer.param_groups: group.setdefault("initial_lr", group["lr"])
 
     def loss(self, batch: Any) -> Tensor:
         "The loss function on one batch: [sum, count], the sum with its gradient."
-        dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.mixed_precision]
-        with torch.autocast(self.device.type, dtype) if dtype else nullcontext():
+        with _half_precision(self.config.mixed_precision, self.device):
             result = self.loss_fn(self.model, to_device(batch, self.device))
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor) and result[0].ndim == 0):
             raise TypeError("loss_fn should return (loss_sum, count): a tensor without axes, and a number")
@@ -273,39 +276,53 @@ class Engine:
             total[1] += count
         return self.accelerator.reduce(total, "sum") if self.accelerator.num_processes > 1 else total
 
+# %% ../../nbs/toolkit/05_training.ipynb #6c90ade4
+def _divide_gradients(parameters: list[nn.Parameter], count: Tensor) -> None:
+    "From the gradient of the sum to that of the mean."
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients: raise ValueError("no parameter got a gradient: does the loss depend on the model?")
+    for gradient in gradients: gradient /= torch.where(count > 0, count, 1).to(gradient)
+
+def _update_weights(optimizer: torch.optim.Optimizer, factor: float, scaler: Any = None) -> None:
+    "The optimizer's step, with its own learning rate times the factor."
+    for group in optimizer.param_groups: group["lr"] = group["initial_lr"] * factor
+    if scaler is None: optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+
+# %% ../../nbs/toolkit/05_training.ipynb #a5c0df96
+class Engine(Scorer):
+    "A model with its optimizer, on its device: takes steps."
+    def __init__(self,
+        model: nn.Module, # is moved to the device
+        config: TrainingConfig, # optimizer and what belongs to it, mixed_precision, device
+        loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # (model, batch) -> sum of the loss, how many it sums
+        optimizer: torch.optim.Optimizer | None = None, # None makes the one the configuration names
+    ):
+        super().__init__(model, config, loss_fn)
+        self.optimizer = optimizer or make_optimizer(model, config)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for group in self.optimizer.param_groups: group.setdefault("initial_lr", group["lr"])
+
     def step(self,
         window: list, # this process's batches; may be empty where there are several processes
         factor: float = 1., # what the learning rate is multiplied with
     ) -> Tensor: # sum of the loss, count, norm of the gradient before clipping; over all processes
         "One update of the weights with the gradient of the mean loss over everything that counts in the window, on all processes."
         self.optimizer.zero_grad()
-        results = []
+        results, scaler = [], self.accelerator.scaler
         for batch in window:
             loss, count = self.loss(batch)
             self.accelerator.backward(loss)
             results.append((loss.detach(), count))
         total = self.total(results)
         sum_gradients(self.parameters, self.accelerator)
-        norm = self._divide_and_clip(total[1])
-        self._update(factor)
+        _divide_gradients(self.parameters, total[1])
+        if scaler: scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip_norm or math.inf)
+        _update_weights(self.optimizer, factor, scaler)
         return torch.stack([*total, norm.to(total)])
-
-    def _divide_and_clip(self, count: Tensor) -> Tensor:
-        "From the gradient of the sum to that of the mean; returns its norm."
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not gradients: raise ValueError("no parameter got a gradient: does the loss depend on the model?")
-        for gradient in gradients: gradient /= torch.where(count > 0, count, 1).to(gradient)
-        if self.accelerator.scaler: self.accelerator.scaler.unscale_(self.optimizer)
-        return nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip_norm or math.inf)
-
-    def _update(self, factor: float) -> None:
-        "The optimizer's step; fp16's scaler leaves out a step whose gradient is too large for 16 bits, and scales less from then on."
-        for group in self.optimizer.param_groups: group["lr"] = group["initial_lr"] * factor
-        scaler = self.accelerator.scaler
-        if scaler is None: self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
 
     def share_weights(self, buffers_only: bool = False) -> None:
         "Every process gets the first one's weights; buffers (a norm's running mean) may have drifted apart."
@@ -322,7 +339,7 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
 
-# %% ../../nbs/toolkit/05_training.ipynb #596a39d7
+# %% ../../nbs/toolkit/05_training.ipynb #129980d6
 @dataclass
 class Progress:
     "Where a run is."
@@ -337,7 +354,103 @@ class Progress:
     count: float = 0. # since the last row of the history
     history: list[dict] = field(default_factory=list) # one row every so many steps, and one per validation
 
-# %% ../../nbs/toolkit/05_training.ipynb #47265f8e
+# %% ../../nbs/toolkit/05_training.ipynb #07580140
+@contextmanager
+def signals_as_requests(
+    stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
+) -> Iterator[None]:
+    "Turns the first interrupt into a call; a second Ctrl-C raises KeyboardInterrupt as usual. Does nothing outside the main thread."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    def handle(number, frame):
+        signal.signal(number, before[number] if number == signal.SIGTERM else signal.default_int_handler)
+        stop("interrupted")
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try: yield
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+
+# %% ../../nbs/toolkit/05_training.ipynb #f941c7d0
+def _out_of_time(progress: Progress, config: TrainingConfig) -> bool:
+    return config.max_minutes is not None and progress.seconds >= 60 * config.max_minutes
+
+def _reason_to_stop(progress: Progress, config: TrainingConfig, total_steps: int) -> str | None:
+    "Why there is nothing more to do; None while there is."
+    if progress.step >= total_steps: return "all steps taken"
+    if config.patience is not None and progress.stale >= config.patience: return f"no better {config.best_metric} in {progress.stale} validations"
+    if _out_of_time(progress, config): return f"{config.max_minutes} minutes are over"
+
+# %% ../../nbs/toolkit/05_training.ipynb #a5292e7d
+class Run:
+    "The parts of a training run, and where it stands."
+    def __init__(self,
+        model: nn.Module, # what is trained; moved to the device
+        config: TrainingConfig, # settings
+        batches: Iterable, # training batches: __len__, __iter__, and set_epoch where the order should change
+        loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # (model, batch) -> (sum of the loss, how many it sums)
+        optimizer: torch.optim.Optimizer | None = None, # None makes the one the configuration names
+    ):
+        check_settings(config)
+        if len(batches) == 0: raise ValueError("batches is empty: there is nothing to train on")
+        self.config, self.batches, self.engine = config, batches, Engine(model, config, loss_fn, optimizer)
+        self.model, self.device, self.accelerator = model, self.engine.device, self.engine.accelerator
+        self.rank, self.world, self.is_main = self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.is_main_process
+        self.window = config.gradient_accumulation_steps * self.world # batches in a step
+        self.progress, self.stream = Progress(), new_stream(config.seed, 0, self.rank, device=self.device)
+        self.stop_reason = None
+
+    @property
+    def total_steps(self) -> int:
+        "Steps of the whole run, if nothing ends it early: what the schedule is stretched over."
+        planned = self.config.num_epochs * math.ceil(len(self.batches) / self.window)
+        return min(planned, self.config.max_steps) if self.config.max_steps is not None else planned
+
+    def stop(self,
+        reason: str, # for the log
+    ) -> None:
+        "Ends the run after the present step; a `Trainer` saves a checkpoint."
+        self.stop_reason = self.stop_reason or reason
+
+# %% ../../nbs/toolkit/05_training.ipynb #852477ca
+class Loop(Run):
+    "Steps and epochs, from where `progress` stands until there is a reason to stop."
+    def fit(self) -> list[dict]: # the history: rows with step, epoch, loss, learning_rate, gradient_norm; valid_loss and more at validations
+        "Trains until the epochs, steps, minutes or the patience are used up. Called again after an interrupt, it goes on."
+        self.stop_reason = None
+        self._start()
+        self.model.train()
+        with signals_as_requests(self.stop), random_stream(self.stream, self.device): self._run()
+        return self.progress.history
+
+    def _start(self) -> None: "Before anything is done."
+
+    def _run(self) -> None:
+        "Epoch after epoch."
+        while not self._finished(): self._epoch()
+
+    def _finished(self) -> bool:
+        "Sets the reason if there is nothing more to do."
+        reason = _reason_to_stop(self.progress, self.config, self.total_steps)
+        if reason: self.stop(reason)
+        return self.stop_reason is not None
+
+    def _epoch(self) -> None:
+        "Steps from where the epoch stands until it ends or the run does."
+        p, c = self.progress, self.config
+        for window, ends in windows(epoch_batches(self.batches, c.seed, p.epoch, skip=p.batch), self.window):
+            factor = learning_rate_factor(p.step, c.schedule, c.warmup_steps, self.total_steps)
+            totals = self.engine.step(window[self.rank::self.world], factor)
+            p.step, p.batch = p.step + 1, p.batch + len(window)
+            if ends: p.epoch, p.batch = p.epoch + 1, 0
+            self._after_step(totals, ends)
+            if self.stop_reason: return
+
+    def _after_step(self, totals: Tensor, epoch_ends: bool) -> None:
+        "Whatever is due between two steps."
+        self._finished()
+
+# %% ../../nbs/toolkit/05_training.ipynb #e388f0ea
 class Callback:
     "Looks on while a `Trainer` works; override what you need. Methods are called on every process."
     def on_start(self, trainer: "Trainer") -> None: "Before the first step; `trainer.progress.step` is not 0 for a resumed run."
@@ -346,6 +459,148 @@ class Callback:
     def on_save(self, trainer: "Trainer", folder: Path) -> None: "A checkpoint has been written (by the main process)."
     def on_end(self, trainer: "Trainer") -> None: "After the last step, also when it failed."
 
+# %% ../../nbs/toolkit/05_training.ipynb #34ed28c6
+class WatchedLoop(Loop):
+    "A loop that tells callbacks how it goes."
+    def __init__(self,
+        *args: Any, # as for `Run`
+        callbacks: Iterable[Callback] = (), # who looks on
+        **settings: Any, # as for `Run`
+    ):
+        super().__init__(*args, **settings)
+        self.callbacks, self.last_loss, self.speed = list(callbacks), None, 0. # loss of the latest step; items per second
+        self.folder = Path(self.config.output_dir) if self.config.output_dir is not None else None
+        self.config_dict = json.loads(json.dumps(asdict(self.config), default=str))
+
+    def _tell(self, moment: str, *details: Any) -> None:
+        "Calls the callbacks, which may draw random numbers without changing the training."
+        with random_stream(random_state(self.device), self.device):
+            for callback in self.callbacks: getattr(callback, moment)(self, *details)
+
+    def _run(self) -> None:
+        "From `on_start` to `on_end`."
+        self._tell("on_start")
+        try:
+            super()._run()
+            self._farewell()
+        except BaseException as error:
+            self.stop_reason = f"{type(error).__name__}: {error}"
+            raise
+        finally: self._tell("on_end")
+
+    def _farewell(self) -> None:
+        "Says so where the run was cut short by hand."
+        if self.stop_reason != "interrupted" or not self.is_main: return
+        where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
+        print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
+
+# %% ../../nbs/toolkit/05_training.ipynb #9fd07e68
+def _check_numbers(step: int, loss: float, count: float, norm: float, folder: Path | None = None, fp16: bool = False) -> None:
+    "Raises FloatingPointError for a loss or gradient that is not finite (fp16's scaler expects such gradients), ValueError where nothing was counted."
+    if count > 0 and math.isfinite(loss) and (math.isfinite(norm) or fp16): return
+    kept = f"; the last good checkpoint is {folder / 'last'}" if folder and find_checkpoint(folder / "last") else ""
+    if count <= 0: raise ValueError(f"step {step}: loss_fn counted nothing in this step's batches{kept}")
+    if not math.isfinite(loss): raise FloatingPointError(f"step {step}: the loss is {loss}{kept}")
+    if not math.isfinite(norm): raise FloatingPointError(f"step {step}: the gradient's norm is {norm}, the loss {loss / count:.4g}{kept}")
+
+# %% ../../nbs/toolkit/05_training.ipynb #c8b190f2
+class _Numbers:
+    "The totals of the steps, read as seldom as possible; time and speed."
+    def __init__(self, folder: Path | None = None, fp16: bool = False):
+        self.folder, self.fp16, self.pending = folder, fp16, []
+        self.items, self.seconds, self.clock = 0., 0., time.perf_counter() # the first two since the last row
+        self.last_loss, self.last_norm, self.speed = None, None, 0.
+
+    def lap(self, progress: Progress) -> float:
+        "Seconds since the last call; they are added to the run's time."
+        lap, self.clock = time.perf_counter() - self.clock, time.perf_counter()
+        progress.seconds += lap
+        return lap
+
+    def read(self, progress: Progress) -> bool: # whether there was anything to read
+        "Reads the pile, checks it, and adds it to the row to come."
+        if not self.pending: return False
+        rows = torch.stack(self.pending).tolist()
+        first, self.pending = progress.step - len(rows) + 1, []
+        for step, (loss, count, norm) in enumerate(rows, first): _check_numbers(step, loss, count, norm, self.folder, self.fp16)
+        items = sum(count for _, count, _ in rows)
+        progress.loss_sum += sum(loss for loss, _, _ in rows)
+        progress.count += items
+        self.last_loss, self.last_norm = rows[-1][0] / rows[-1][1], rows[-1][2]
+        self.items, self.seconds = self.items + items, self.seconds + self.lap(progress)
+        self.speed = self.items / max(self.seconds, 1e-9)
+        return True
+
+    def row(self, progress: Progress, num_batches: int, learning_rate: float) -> dict[str, Any]:
+        "A row for the history; sums begin anew."
+        row = {"step": progress.step, "epoch": round(progress.epoch + progress.batch / num_batches, 4), "loss": progress.loss_sum / progress.count,
+               "learning_rate": learning_rate, "gradient_norm": self.last_norm}
+        progress.loss_sum = progress.count = self.items = self.seconds = 0.
+        return row
+
+# %% ../../nbs/toolkit/05_training.ipynb #82dc6616
+class _Due(NamedTuple):
+    "What comes after a step."
+    validate: bool
+    row: bool
+    save: bool
+
+def _what_is_due(progress: Progress, config: TrainingConfig, total_steps: int, epoch_ends: bool) -> _Due:
+    "A validation gives a row and a checkpoint, and so does the end of an epoch."
+    def every(steps: int | None) -> bool: return steps is not None and progress.step % steps == 0
+    validate = progress.step >= total_steps or (epoch_ends if config.validate_every is None else every(config.validate_every))
+    return _Due(validate, validate or epoch_ends or every(config.log_every), validate or epoch_ends or every(config.save_every))
+
+# %% ../../nbs/toolkit/05_training.ipynb #9f9df835
+def _agree(accelerator: Accelerator, stopped: bool, seconds: float) -> tuple[bool, float]:
+    "Whether any process has stopped, and the main process's time: the same answer on every process."
+    if accelerator.num_processes == 1: return stopped, seconds
+    mine = torch.tensor([float(stopped), seconds * accelerator.is_main_process], device=accelerator.device)
+    anyone, seconds = accelerator.reduce(mine, "sum").tolist()
+    return anyone > 0, seconds
+
+# %% ../../nbs/toolkit/05_training.ipynb #cdcafe57
+class RecordedLoop(WatchedLoop):
+    "A loop that keeps a history."
+    def __init__(self, *args: Any, **settings: Any): # as for `WatchedLoop`
+        super().__init__(*args, **settings)
+        self._numbers = _Numbers(self.folder, fp16=self.accelerator.scaler is not None)
+
+    def _start(self) -> None: self._numbers.clock = time.perf_counter()
+
+    def validate(self) -> dict[str, float]: return {}
+    def save(self) -> None: "Nothing yet."
+    def _note_best(self, row: dict) -> None: "Nothing yet."
+
+    def _after_step(self, totals: Tensor, epoch_ends: bool) -> None:
+        "Row, validation, checkpoint: whatever is due."
+        p, c, due = self.progress, self.config, _what_is_due(self.progress, self.config, self.total_steps, epoch_ends)
+        self._numbers.pending.append(totals)
+        if due.row or due.save or self.device.type == "cpu": self._look()
+        self._tell("on_step")
+        if _out_of_time(p, c): due = _Due(True, True, True)
+        if due.row: self._close_row(due.validate)
+        if due.save or self.stop_reason: self.save()
+        self._numbers.lap(p)
+        self._finished()
+
+    def _look(self) -> None:
+        "Reads the numbers of the steps since the last look."
+        p, numbers = self.progress, self._numbers
+        if not numbers.read(p): return
+        self.last_loss, self.speed = numbers.last_loss, numbers.speed
+        stopped, p.seconds = _agree(self.accelerator, self.stop_reason is not None, p.seconds)
+        if stopped: self.stop("interrupted")
+
+    def _close_row(self, validate: bool) -> None:
+        "Adds a row to the history."
+        row = self._numbers.row(self.progress, len(self.batches), self.engine.optimizer.param_groups[0]["lr"])
+        if validate: row |= self.validate()
+        self.progress.history.append(row)
+        if validate: self._note_best(row)
+        self._tell("on_row", row)
+
+# %% ../../nbs/toolkit/05_training.ipynb #4acad3bb
 def format_row(
     row: dict, # a row of the history
 ) -> str: # its values in one line
@@ -363,6 +618,7 @@ class ProgressBar(Callback):
         if trainer.config.best_metric in row: self.bar.write(format_row(row), file=sys.stderr)
     def on_end(self, trainer: "Trainer") -> None: self.bar.close()
 
+# %% ../../nbs/toolkit/05_training.ipynb #f95711ed
 class LogFile(Callback):
     "output_dir/train.log: the settings, each row of the history with time and speed, how it ended."
     def write(self, trainer: "Trainer", line: str) -> None:
@@ -373,7 +629,7 @@ class LogFile(Callback):
     def on_save(self, trainer: "Trainer", folder: Path) -> None: self.write(trainer, f"saved {folder.name} at step {trainer.progress.step}")
     def on_end(self, trainer: "Trainer") -> None: self.write(trainer, f"ended at step {trainer.progress.step}: {trainer.stop_reason}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #4b92a407
+# %% ../../nbs/toolkit/05_training.ipynb #f24cd525
 class TensorBoard(Callback):
     "output_dir/tensorboard: every number of the history. Rows after the step that a run resumes from are replaced."
     def on_start(self, trainer: "Trainer") -> None:
@@ -384,12 +640,13 @@ class TensorBoard(Callback):
             if key != "step": self.writer.add_scalar(key, value, row["step"])
     def on_end(self, trainer: "Trainer") -> None: self.writer.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #a80e6f76
+# %% ../../nbs/toolkit/05_training.ipynb #cb999ce0
 def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return shell is not None and hasattr(shell, "kernel")
 
+# %% ../../nbs/toolkit/05_training.ipynb #be6faf55
 class LiveCurve(Callback):
     "The history as one figure in the notebook, updated in place."
     def __init__(self, seconds: float = 2.): # between two drawings
@@ -408,6 +665,7 @@ class LiveCurve(Callback):
         if "STAGE_STATIC" not in os.environ and time.monotonic() - self.drawn > self.seconds: self.draw(trainer)
     def on_end(self, trainer: "Trainer") -> None: self.draw(trainer)
 
+# %% ../../nbs/toolkit/05_training.ipynb #970b8ec5
 def default_callbacks(
     config: TrainingConfig, # progress, tensorboard, output_dir
 ) -> list[Callback]:
@@ -419,189 +677,20 @@ def default_callbacks(
     if config.output_dir is not None and config.tensorboard and find_spec("tensorboard"): callbacks.append(TensorBoard())
     return callbacks
 
-# %% ../../nbs/toolkit/05_training.ipynb #444dad6d
-@contextmanager
-def signals_as_requests(
-    stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
-) -> Iterator[None]:
-    "Turns the first interrupt into a call; a second Ctrl-C raises KeyboardInterrupt as usual. Does nothing outside the main thread."
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    def handle(number, frame):
-        signal.signal(number, before[number] if number == signal.SIGTERM else signal.default_int_handler)
-        stop("interrupted")
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try: yield
-    finally:
-        for number, handler in before.items(): signal.signal(number, handler)
-
-# %% ../../nbs/toolkit/05_training.ipynb #c3be7577
-class Trainer:
-    """The course's training loop: an `Engine` that takes steps, and everything around them.
-
-    `fit()` returns the history. Weights afterwards are those of the last step; `load_best()` gets the best ones.
-    Checkpoints: `output_dir/last` to resume from, `output_dir/best` to use."""
+# %% ../../nbs/toolkit/05_training.ipynb #e17cd37c
+class SavedLoop(RecordedLoop):
+    "A loop that writes checkpoints: `output_dir/last` to resume from, `output_dir/best` to use."
     def __init__(self,
-        model: nn.Module, # what is trained; moved to the device
-        config: TrainingConfig, # settings; becomes the checkpoint's config.json
-        batches: Iterable, # training batches: __len__, __iter__, and set_epoch where the order should change
-        loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # (model, batch) -> (sum of the loss, how many it sums)
-        valid_batches: Iterable | None = None, # for the validation loss
-        evaluate: Callable[[nn.Module], dict[str, float]] | None = None, # more metrics at each validation, on the main process
-        callbacks: Iterable[Callback] = (), # who else looks on
+        *args: Any, # as for `WatchedLoop`
         files: dict[str, Any] | None = None, # for the checkpoint: file name ending in .json -> vocabulary, tokenizer
-        optimizer: torch.optim.Optimizer | None = None, # None makes the one the configuration names
+        **settings: Any, # as for `WatchedLoop`
     ):
-        check_settings(config)
-        if len(batches) == 0: raise ValueError("batches is empty: there is nothing to train on")
-        self.config, self.batches, self.valid_batches, self.evaluate, self.files = config, batches, valid_batches, evaluate, files or {}
-        self.config_dict = json.loads(json.dumps(asdict(config), default=str))
-        self.engine = Engine(model, config, loss_fn, optimizer)
-        self.model, self.device, self.accelerator = model, self.engine.device, self.engine.accelerator
-        self.rank, self.world, self.is_main = self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.is_main_process
-        self.folder = Path(config.output_dir) if config.output_dir is not None else None
-        self.window = config.gradient_accumulation_steps * self.world
-        self.callbacks = [*(default_callbacks(config) if self.is_main else ()), *callbacks]
-        self.progress, self.stream = Progress(), new_stream(config.seed, 0, self.rank, device=self.device)
-        self.started, self.stop_reason, self.last_loss, self.speed = False, None, None, 0.
-        self._pending, self._items, self._seconds, self._clock = [], 0., 0., time.perf_counter() # steps not looked at; since the last row
+        super().__init__(*args, **settings)
+        self.files, self.started = files or {}, False
 
-    @property
-    def total_steps(self) -> int:
-        "Steps of the whole run, if nothing ends it early: what the schedule is stretched over."
-        planned = self.config.num_epochs * math.ceil(len(self.batches) / self.window)
-        return min(planned, self.config.max_steps) if self.config.max_steps is not None else planned
-
-    def stop(self,
-        reason: str, # for the log
-    ) -> None:
-        "Ends the run after the present step; a checkpoint is saved."
-        self.stop_reason = self.stop_reason or reason
-
-    def fit(self) -> list[dict]: # the history: rows with step, epoch, loss, learning_rate, gradient_norm; valid_loss and more at validations
-        "Trains until the epochs, steps, minutes or the patience are used up. Called again after an interrupt, it goes on."
-        self.stop_reason = None
+    def _start(self) -> None:
         if not self.started: start_run(self)
-        self.model.train()
-        self._clock = time.perf_counter()
-        with signals_as_requests(self.stop), random_stream(self.stream, self.device):
-            self._tell("on_start")
-            try:
-                while not self._finished(): self._epoch()
-                self._farewell()
-            except BaseException as error:
-                self.stop_reason = f"{type(error).__name__}: {error}"
-                raise
-            finally: self._tell("on_end")
-        return self.progress.history
-
-    def _finished(self) -> bool:
-        "Sets the reason if there is nothing more to do."
-        p, c = self.progress, self.config
-        if p.step >= self.total_steps: self.stop("all steps taken")
-        elif c.patience is not None and p.stale >= c.patience: self.stop(f"no better {c.best_metric} in {p.stale} validations")
-        elif c.max_minutes is not None and p.seconds >= 60 * c.max_minutes: self.stop(f"{c.max_minutes} minutes are over")
-        return self.stop_reason is not None
-
-    def _epoch(self) -> None:
-        "Steps from where the epoch stands until it ends or the run does."
-        p, c = self.progress, self.config
-        for window, ends in windows(epoch_batches(self.batches, c.seed, p.epoch, skip=p.batch), self.window):
-            factor = learning_rate_factor(p.step, c.schedule, c.warmup_steps, self.total_steps)
-            self._pending.append(self.engine.step(window[self.rank::self.world], factor))
-            p.step, p.batch = p.step + 1, p.batch + len(window)
-            if ends: p.epoch, p.batch = p.epoch + 1, 0
-            self._after_step(ends)
-            if self.stop_reason: return
-
-    def _after_step(self, ends: bool) -> None:
-        "Row, validation, checkpoint: whatever is due. A checkpoint comes last, so that it knows of the others."
-        p, c = self.progress, self.config
-        validate = p.step >= self.total_steps or (ends if c.validate_every is None else p.step % c.validate_every == 0)
-        row, save = validate or ends or p.step % c.log_every == 0, validate or ends or bool(c.save_every and p.step % c.save_every == 0)
-        if row or save or self.device.type == "cpu": self._look()
-        self._tell("on_step")
-        if c.max_minutes is not None and p.seconds >= 60 * c.max_minutes: validate = row = save = True
-        if row: self._close_row(validate)
-        if save or self.stop_reason: self.save()
-        self._lap()
-        self._finished()
-
-    def _lap(self) -> float:
-        "Seconds since the last call; they are added to the run's time."
-        lap, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        self.progress.seconds += lap
-        return lap
-
-    def _look(self) -> None:
-        "Reads the numbers of the steps since the last look (on a GPU, reading waits for it) and checks that they are numbers."
-        if not self._pending: return
-        rows = torch.stack(self._pending).tolist()
-        first, self._pending = self.progress.step - len(rows) + 1, []
-        for step, (loss, count, norm) in enumerate(rows, first): self._check_numbers(step, loss, count, norm)
-        items = sum(count for _, count, _ in rows)
-        self.progress.loss_sum += sum(loss for loss, _, _ in rows)
-        self.progress.count += items
-        self.last_loss, self.last_norm = rows[-1][0] / rows[-1][1], rows[-1][2]
-        self._items, self._seconds = self._items + items, self._seconds + self._lap()
-        self.speed = self._items / max(self._seconds, 1e-9)
-        self._agree()
-
-    def _check_numbers(self, step: int, loss: float, count: float, norm: float) -> None:
-        "Raises FloatingPointError for a loss or gradient that is not finite, ValueError where nothing was counted."
-        kept = f"; the last good checkpoint is {self.folder / 'last'}" if self.folder and find_checkpoint(self.folder / "last") else ""
-        if count <= 0: raise ValueError(f"step {step}: loss_fn counted nothing in this step's batches{kept}")
-        if not math.isfinite(loss): raise FloatingPointError(f"step {step}: the loss is {loss}{kept}")
-        if not math.isfinite(norm) and self.accelerator.scaler is None: raise FloatingPointError(f"step {step}: the gradient's norm is {norm}, the loss {loss / count:.4g}{kept}")
-
-    def _agree(self) -> None:
-        "All processes stop at the same step, and go by the main process's clock."
-        if self.world == 1: return
-        mine = torch.tensor([float(self.stop_reason is not None), self.progress.seconds * self.is_main], device=self.device)
-        stopped, self.progress.seconds = self.accelerator.reduce(mine, "sum").tolist()
-        if stopped: self.stop("interrupted")
-
-    def _close_row(self, validate: bool) -> None:
-        "Adds a row to the history."
-        p = self.progress
-        row = {"step": p.step, "epoch": round(p.epoch + p.batch / len(self.batches), 4), "loss": p.loss_sum / p.count,
-               "learning_rate": self.engine.optimizer.param_groups[0]["lr"], "gradient_norm": self.last_norm}
-        p.loss_sum = p.count = 0.
-        if validate: row |= self.validate()
-        p.history.append(row)
-        if validate: self._note_best(row)
-        self._tell("on_row", row)
-        self._items = self._seconds = 0.
-
-    def validate(self) -> dict[str, float]: # valid_loss, and what `evaluate` returns
-        "The model without dropout on the validation batches. Draws from a random stream of its own: looking changes nothing."
-        metrics = {}
-        self.engine.share_weights(buffers_only=True)
-        self.model.eval()
-        with torch.no_grad(), random_stream(new_stream(self.config.seed, 1, self.progress.step, device=self.device), self.device):
-            if self.valid_batches is not None:
-                mine = (batch for i, batch in enumerate(epoch_batches(self.valid_batches, self.config.seed, 0)) if i % self.world == self.rank)
-                loss, count = self.engine.total((self.engine.loss(batch) for batch in mine)).tolist()
-                if not count: raise ValueError("valid_batches: nothing was counted")
-                metrics["valid_loss"] = loss / count
-            if self.evaluate is not None:
-                found = [{name: float(value) for name, value in self.evaluate(self.model).items()} if self.is_main else None]
-                metrics |= (broadcast_object_list(found) if self.world > 1 else found)[0]
-        self.model.train()
-        return metrics
-
-    def _note_best(self, row: dict) -> None:
-        "Keeps the best weights. Without any validation the latest count as best."
-        p, c = self.progress, self.config
-        if self.valid_batches is None and self.evaluate is None: return self._save("best")
-        if c.best_metric not in row: raise ValueError(f"best_metric is {c.best_metric!r}, and validation gave {', '.join(list(row)[5:])}")
-        value = row[c.best_metric]
-        better = p.best is None or (value < p.best if c.best_is == "lowest" else value > p.best)
-        if math.isfinite(value) and better:
-            p.best, p.best_step, p.stale = value, p.step, 0
-            self._save("best")
-        else: p.stale += 1
+        super()._start()
 
     def save(self) -> None:
         "Writes `output_dir/last`, from which `resume=True` continues."
@@ -623,20 +712,45 @@ class Trainer:
         if self.folder is None: raise ValueError("output_dir is None: no checkpoint was written")
         load_weights(self.model, self.folder / "best")
 
-    def _tell(self, moment: str, *details: Any) -> None:
-        "Calls the callbacks, which may draw random numbers without changing the training."
-        with random_stream(random_state(self.device), self.device):
-            for callback in self.callbacks: getattr(callback, moment)(self, *details)
+# %% ../../nbs/toolkit/05_training.ipynb #169aa7a2
+def prepare_folder(folder: Path) -> None:
+    "Creates the folder, and puts what a killed writer left in order. Raises `CheckpointError` where it cannot."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in "last", "best": clean_leftovers(folder / name)
+    except OSError as error: raise CheckpointError(f"cannot be written: {error.strerror}", folder) from error
 
-    def _farewell(self) -> None:
-        "Says so where the run was cut short by hand."
-        if self.stop_reason != "interrupted" or not self.is_main: return
-        where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
-        print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
+def remove_run(folder: Path) -> None:
+    "Removes what a run wrote, and nothing else."
+    for name in "last", "best": remove_checkpoint(folder / name)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    (folder / "train.log").unlink(missing_ok=True)
 
-# %% ../../nbs/toolkit/05_training.ipynb #22a69a9c
+# %% ../../nbs/toolkit/05_training.ipynb #182edd6e
+def resume_run(
+    trainer: SavedLoop, # is brought to where the checkpoint in output_dir/last stands
+) -> None:
+    "Loads weights, optimizer, random streams, place in the data and history. Raises `CheckpointError` with the first thing that differs."
+    place = trainer.folder / "last"
+    checkpoint = load_checkpoint(place, with_state=True)
+    may_differ = {f.name for f in fields(trainer.config) if f.metadata.get("changeable")}
+    check_config(checkpoint.config, trainer.config_dict, place / "config.json", may_differ)
+    try:
+        state = checkpoint.state
+        for name, now in {"batches": len(trainer.batches), "processes": trainer.world}.items():
+            if state[name] != now: raise CheckpointError(f"the run was started with {state[name]} {name}, this one has {now}", place / "state.json")
+        for name, now in trainer.files.items():
+            if checkpoint.files.get(name) != json.loads(json.dumps(now)): raise CheckpointError("is not the same as in the run that resumes", place / name)
+        fill_model(trainer.model, checkpoint.tensors, place / "model.safetensors")
+        trainer.engine.load_state_dict(state)
+        trainer.progress, trainer.stream = Progress(**state["progress"]), state["streams"][trainer.rank]
+    except CheckpointError: raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"is not from this Trainer: {type(error).__name__} {error}", place / "state.json") from error
+
+# %% ../../nbs/toolkit/05_training.ipynb #77798e63
 def start_run(
-    trainer: Trainer, # whose run begins
+    trainer: SavedLoop, # whose run begins
 ) -> None:
     """Prepares the output folder: resumes, starts anew, or refuses.
 
@@ -657,42 +771,67 @@ def start_run(
     trainer.engine.share_weights()
     trainer.started = True
 
-def prepare_folder(folder: Path) -> None:
-    "Creates the folder, and puts what a killed writer left in order. Raises `CheckpointError` where it cannot."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in "last", "best": clean_leftovers(folder / name)
-    except OSError as error: raise CheckpointError(f"cannot be written: {error.strerror}", folder) from error
+# %% ../../nbs/toolkit/05_training.ipynb #d4e420e7
+def _validation_loss(engine: Scorer, batches: Iterable, seed: int) -> float:
+    "The mean loss over everything that counts in the validation batches, on all processes."
+    rank, world = engine.accelerator.process_index, engine.accelerator.num_processes
+    mine = (batch for i, batch in enumerate(epoch_batches(batches, seed, 0)) if i % world == rank)
+    loss, count = engine.total((engine.loss(batch) for batch in mine)).tolist()
+    if not count: raise ValueError("valid_batches: nothing was counted")
+    return loss / count
 
-def remove_run(folder: Path) -> None:
-    "Removes what a run wrote, and nothing else."
-    for name in "last", "best": remove_checkpoint(folder / name)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    (folder / "train.log").unlink(missing_ok=True)
+# %% ../../nbs/toolkit/05_training.ipynb #027dd399
+def _is_best(progress: Progress, config: TrainingConfig, row: dict) -> bool:
+    "Compares a validation with the best one, and takes note of it."
+    if config.best_metric not in row: raise ValueError(f"best_metric is {config.best_metric!r}, and validation gave {', '.join(list(row)[5:])}")
+    value, best = row[config.best_metric], progress.best
+    better = best is None or (value < best if config.best_is == "lowest" else value > best)
+    if math.isfinite(value) and better: progress.best, progress.best_step, progress.stale = value, progress.step, 0
+    else:
+        progress.stale += 1
+        return False
+    return True
 
-# %% ../../nbs/toolkit/05_training.ipynb #89001c40
-def resume_run(
-    trainer: Trainer, # is brought to where the checkpoint in output_dir/last stands
-) -> None:
-    "Loads weights, optimizer, random streams, place in the data and history. Raises `CheckpointError` with the first thing that differs."
-    place = trainer.folder / "last"
-    checkpoint = load_checkpoint(place, with_state=True)
-    may_differ = {f.name for f in fields(trainer.config) if f.metadata.get("changeable")}
-    check_config(checkpoint.config, trainer.config_dict, place / "config.json", may_differ)
-    try:
-        state = checkpoint.state
-        for name, now in {"batches": len(trainer.batches), "processes": trainer.world}.items():
-            if state[name] != now: raise CheckpointError(f"the run was started with {state[name]} {name}, this one has {now}", place / "state.json")
-        for name, now in trainer.files.items():
-            if checkpoint.files.get(name) != json.loads(json.dumps(now)): raise CheckpointError("is not the same as in the run that resumes", place / name)
-        fill_model(trainer.model, checkpoint.tensors, place / "model.safetensors")
-        trainer.engine.load_state_dict(state)
-        trainer.progress, trainer.stream = Progress(**state["progress"]), state["streams"][trainer.rank]
-    except CheckpointError: raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"is not from this Trainer: {type(error).__name__} {error}", place / "state.json") from error
+# %% ../../nbs/toolkit/05_training.ipynb #82801cdd
+class Trainer(SavedLoop):
+    """The course's training loop: an `Engine` that takes steps, and everything around them.
 
-# %% ../../nbs/toolkit/05_training.ipynb #c0567475
+    `fit()` returns the history. Weights afterwards are those of the last step; `load_best()` gets the best ones.
+    Checkpoints: `output_dir/last` to resume from, `output_dir/best` to use."""
+    def __init__(self,
+        model: nn.Module, # what is trained; moved to the device
+        config: TrainingConfig, # settings; becomes the checkpoint's config.json
+        batches: Iterable, # training batches: __len__, __iter__, and set_epoch where the order should change
+        loss_fn: Callable[[nn.Module, Any], tuple[Tensor, Any]], # (model, batch) -> (sum of the loss, how many it sums)
+        valid_batches: Iterable | None = None, # for the validation loss
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None, # more metrics at each validation, on the main process
+        callbacks: Iterable[Callback] = (), # who else looks on
+        files: dict[str, Any] | None = None, # for the checkpoint: file name ending in .json -> vocabulary, tokenizer
+        optimizer: torch.optim.Optimizer | None = None, # None makes the one the configuration names
+    ):
+        super().__init__(model, config, batches, loss_fn, optimizer, callbacks=callbacks, files=files)
+        self.callbacks = [*(default_callbacks(config) if self.is_main else ()), *self.callbacks]
+        self.valid_batches, self.evaluate = valid_batches, evaluate
+
+    def validate(self) -> dict[str, float]: # valid_loss, and what `evaluate` returns
+        "The model without dropout on the validation batches. Draws from a random stream of its own: looking changes nothing."
+        metrics, seed = {}, self.config.seed
+        self.engine.share_weights(buffers_only=True)
+        self.model.eval()
+        with torch.no_grad(), random_stream(new_stream(seed, 1, self.progress.step, device=self.device), self.device):
+            if self.valid_batches is not None: metrics["valid_loss"] = _validation_loss(self.engine, self.valid_batches, seed)
+            if self.evaluate is not None:
+                found = [{name: float(value) for name, value in self.evaluate(self.model).items()} if self.is_main else None]
+                metrics |= (broadcast_object_list(found) if self.world > 1 else found)[0]
+        self.model.train()
+        return metrics
+
+    def _note_best(self, row: dict) -> None:
+        "Keeps the best weights. Without any validation the latest count as best."
+        nothing_to_compare = self.valid_batches is None and self.evaluate is None
+        if nothing_to_compare or _is_best(self.progress, self.config, row): self._save("best")
+
+# %% ../../nbs/toolkit/05_training.ipynb #6b55c66d
 def overfit_one_batch(
     model: nn.Module, # a copy is trained, without dropout; the model stays as it is
     batch: Any, # one batch, small
@@ -711,7 +850,7 @@ def overfit_one_batch(
         losses.append(loss / count)
     return losses
 
-# %% ../../nbs/toolkit/05_training.ipynb #0353b93f
+# %% ../../nbs/toolkit/05_training.ipynb #1136de60
 def gradient_norms(
     model: nn.Module, # not changed; gradients of before are replaced
     batch: Any, # one batch
@@ -725,7 +864,7 @@ def gradient_norms(
     model.zero_grad()
     return norms
 
-# %% ../../nbs/toolkit/05_training.ipynb #6ec58417
+# %% ../../nbs/toolkit/05_training.ipynb #f151dac7
 def learning_rate_test(
     model: nn.Module, # a copy is trained; the model stays as it is
     batches: Iterable, # as for `Trainer`; gone through again where there are too few
