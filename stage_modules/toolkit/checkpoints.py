@@ -6,7 +6,7 @@
 __all__ = ['read_header', 'read_tensors', 'pack', 'unpack', 'find_checkpoint', 'clean_leftovers', 'remove_checkpoint',
            'save_checkpoint', 'Checkpoint', 'load_checkpoint', 'fill_model', 'load_weights', 'check_config']
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #eeee5fe7
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #a78d44d1
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #67d3c5ef
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #a66c35cc
 def _promised_bytes(
     header: Any, # what the header's JSON says
 ) -> int: # where the last tensor ends, counted from the end of the header
@@ -54,7 +54,7 @@ def read_header(
     if end != size: raise CheckpointError(f"is {'cut short' if size < end else 'too long'}: the header promises {end:,} bytes, the file has {size:,}", path)
     return header
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #3955abd3
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #2793229b
 def _portable(
     tensors: dict[str, Tensor], # anywhere, in any layout
 ) -> tuple[dict[str, Tensor], dict[str, str]]: # on the CPU, contiguous, each with memory of its own; second name -> first name
@@ -71,7 +71,7 @@ def _portable(
             owners.add(memory)
     return kept, tied
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #c5ec8265
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #cd963c65
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     "One safetensors file; names of tied tensors go into its metadata."
     kept, tied = _portable(tensors)
@@ -90,7 +90,7 @@ def read_tensors(
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error: # RuntimeError: replaced or removed meanwhile
         raise CheckpointError(f"cannot be read: {error}", path) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #59d3db2d
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #2fd8aaae
 def pack(
     value: Any, # dicts, lists, tuples, tensors, numpy arrays, text, numbers, None, inside one another
     tensors: dict[str, Tensor], # filled with what JSON cannot hold
@@ -125,14 +125,14 @@ def unpack(
     if "$items" in value: return {key: unpack(part, tensors) for key, part in value["$items"]}
     return {key: unpack(part, tensors) for key, part in value.items()}
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #97f2a58d
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #1c21ffca
 def _sync(path: Path) -> None:
     "Returns when the file, or the folder's list of names, is on the disk."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #069dc0df
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #c8396890
 def _sibling(folder: Path, role: str) -> Path:
     "The hidden name beside `folder` for a checkpoint that is on its way in or out."
     return folder.with_name(f".{folder.name}.{role}")
@@ -142,9 +142,10 @@ def find_checkpoint(
 ) -> Path | None: # the folder that holds it now; None where there is none
     "The newest complete checkpoint for this name: the folder itself, or what a killed writer left beside it."
     folder = Path(folder).absolute()
-    return next((place for place in (folder, _sibling(folder, "ready"), _sibling(folder, "old")) if place.is_dir()), None)
+    places = (folder, _sibling(folder, "ready"), _sibling(folder, "old"))
+    return next((place for _ in range(3) for place in places if place.is_dir()), None) # again: it may move to a name that we have looked at
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #704d617b
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #9fba882d
 def _remove(folder: Path) -> None:
     "Removes a folder under a name that no reader looks for."
     trash = _sibling(folder, "trash") if not folder.name.endswith(".trash") else folder
@@ -164,7 +165,7 @@ def clean_leftovers(
         for leftover in (_sibling(folder, role), _sibling(_sibling(folder, role), "trash")):
             if leftover.exists(): _remove(leftover)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #44ce5219
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #3fcc88ac
 def _check_replaceable(folder: Path) -> None:
     "Raises `CheckpointError` where saving would delete something that is not a checkpoint."
     if not folder.exists(): return
@@ -191,7 +192,7 @@ def remove_checkpoint(
     _check_replaceable(folder)
     if folder.exists(): _remove(folder)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #600bbbb7
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #f7362a62
 def _texts(config: dict, files: dict[str, Any]) -> dict[str, str]:
     "File name -> content, for every JSON file of a checkpoint. Raises ValueError for a name, TypeError for a value that does not fit."
     for name in files:
@@ -233,7 +234,7 @@ def save_checkpoint(
         shutil.rmtree(writing, ignore_errors=True) # a full disk needs the room
         raise CheckpointError(f"could not be written, and what was there before is untouched: {error}", folder) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #714beca3
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #4e2f5cca
 @dataclass
 class Checkpoint:
     "What a checkpoint's folder holds."
@@ -259,7 +260,7 @@ def _read_state(folder: Path) -> Any:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"does not go with state.safetensors: {error}", folder / "state.json") from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #62575bcf
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #ac093b4b
 def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     "Every file of a checkpoint's folder."
     needed = ["config.json", "model.safetensors"] + ["state.json", "state.safetensors"] * with_state
@@ -271,15 +272,22 @@ def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     return Checkpoint(read_tensors(place / "model.safetensors"), _read_json(place / "config.json", dict),
                       {path.name: _read_json(path) for path in others}, _read_state(place) if with_state else None)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #241a53f3
-def _identity(folder: str | Path) -> tuple[Path | None, int]:
-    "Where the checkpoint is, and the number that the file system gave to that folder."
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #c8344087
+def _hold(folder: str | Path) -> tuple[Path | None, int]:
+    "Where the checkpoint is, and an open handle on that folder; None and -1 where there is none."
     for _ in range(100):
         place = find_checkpoint(folder)
-        try: return place, place.stat().st_ino if place else 0
+        if place is None: break
+        try: return place, os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError: pass # replaced between the two calls
-    return None, 0
+    return None, -1
 
+def _still_there(place: Path, handle: int) -> bool:
+    "Does the name still stand for the folder that we hold?"
+    try: return os.path.samestat(os.stat(place), os.fstat(handle))
+    except FileNotFoundError: return False
+
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #d63737e9
 def load_checkpoint(
     folder: str | Path, # what `save_checkpoint` wrote
     with_state: bool = False, # also read what resume needs
@@ -287,18 +295,17 @@ def load_checkpoint(
     """Reads a checkpoint, also while another process replaces it. Nothing is unpickled.
 
     Raises `CheckpointError` that names the file and what is wrong with it."""
-    before = _identity(folder)
     while True:
-        if before[0] is None: raise CheckpointError("is a file; a checkpoint is a folder" if Path(folder).exists() else "there is no such folder", folder)
-        try: checkpoint, problem = _read_folder(before[0], with_state), None
-        except (CheckpointError, OSError) as error: checkpoint, problem = None, error
-        after = _identity(folder)
-        if before == after: break
-        before = after
-    if problem: raise problem
-    return checkpoint
+        place, handle = _hold(folder)
+        if place is None: raise CheckpointError("is a file; a checkpoint is a folder" if Path(folder).exists() else "there is no such folder", folder)
+        try:
+            checkpoint = _read_folder(place, with_state)
+            if _still_there(place, handle): return checkpoint
+        except (CheckpointError, OSError):
+            if _still_there(place, handle): raise
+        finally: os.close(handle)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #205aa552
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #1a9fc0d9
 def _first_difference(
     came: dict[str, Tensor], # the checkpoint's tensors
     expected: dict[str, Tensor], # the model's
@@ -329,7 +336,7 @@ def load_weights(
     fill_model(model, checkpoint.tensors, find_checkpoint(folder) / "model.safetensors")
     return checkpoint
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #48da2e32
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #2af77210
 def check_config(
     came: dict, # the checkpoint's configuration
     expected: dict, # the one we are about to use
