@@ -1,11 +1,14 @@
 """The training run of test_training_resume.py, in processes that may be killed.
 
 With JSON settings as argument it trains once (this is what torchrun starts). Without, it reads such lines from stdin, forks a process for each and
-answers with its id; a line with an id is answered with that process's exit code. Importing torch costs seconds, forking costs nothing."""
+answers with its id; a line with an id is answered with that process's exit code. Importing torch costs seconds, forking costs nothing.
+
+No process outlives the one that started it: a test that is broken off leaves nobody behind who waits for a partner."""
 import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +16,19 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from stage_modules.toolkit import checkpoints
+from stage_modules.toolkit import checkpoints, training
 from stage_modules.toolkit.training import Callback, Trainer, TrainingConfig
+
+LONGEST = 60. # seconds that a run may take: two processes that disagree wait for each other forever
+
+
+def die_with_parent() -> None:
+    "Torchrun puts its processes into sessions of their own, where no signal to a group reaches them."
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent: time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Rows:
@@ -38,15 +52,21 @@ def make_model(dropout: float) -> nn.Module:
 
 
 class Killer(Callback):
-    "Dies by SIGKILL at the n-th time that a moment comes."
-    def __init__(self, moment: str, times: int): self.moment, self.times = moment, times
+    "Sends itself a signal at the n-th time that a moment comes; SIGKILL at each one after that, too."
+    def __init__(self, moment: str, times: int, number: int = signal.SIGKILL): self.moment, self.times, self.number = moment, times, number
     def come(self, moment: str) -> None:
-        if moment == self.moment:
-            self.times -= 1
-            if self.times <= 0: os.kill(os.getpid(), signal.SIGKILL)
+        if moment != self.moment: return
+        self.times -= 1
+        if self.times == 0 or self.times < 0 and self.number == signal.SIGKILL: os.kill(os.getpid(), self.number)
     def on_step(self, trainer) -> None: self.come("step")
     def on_row(self, trainer, row) -> None: self.come("row")
     def on_save(self, trainer, folder) -> None: self.come(f"saved {folder.name}")
+
+
+class Slow(Callback):
+    "Takes its time after each step, on one process: its clock runs ahead of the others'."
+    def __init__(self, seconds: float): self.seconds = seconds
+    def on_step(self, trainer) -> None: time.sleep(self.seconds)
 
 
 def patch(killer: Killer, slow: bool) -> None:
@@ -69,9 +89,13 @@ def patch(killer: Killer, slow: bool) -> None:
 def train(settings: dict) -> None:
     "One run; `settings` may hold fields of TrainingConfig and the keys taken out below."
     settings = dict(settings)
-    kill, slow, pause, join, dropout = (settings.pop(key, default) for key, default in
-                                        {"kill": None, "slow": False, "pause": 0., "join": 1, "dropout": 0.3}.items())
-    killer = Killer(*(kill or ("never", 1)))
+    rank = os.environ.get("RANK", "0")
+    kill, slow, pause, join, dropout, interrupt, behind, drift = (settings.pop(key, default) for key, default in
+        {"kill": None, "slow": False, "pause": 0., "join": 1, "dropout": 0.3, "interrupt": {}, "behind": {}, "drift": {}}.items())
+    killer = Killer(*interrupt[rank], signal.SIGINT) if rank in interrupt else Killer(*(kill or ("never", 1)))
+    if rank in drift: # this process sees another validation loss than the others
+        measured = training._validation_loss
+        training._validation_loss = lambda *args: drift[rank] * measured(*args)
     patch(killer, slow)
     def loss_fn(model, batch):
         if model.training: killer.come("batch")
@@ -81,10 +105,21 @@ def train(settings: dict) -> None:
         return (error * counts).sum(), counts.sum()
     config = TrainingConfig(**{"num_epochs": 3, "learning_rate": 0.02, "schedule": "cosine", "warmup_steps": 3, "gradient_accumulation_steps": 2, "validate_every": 5,
                                "save_every": 3, "log_every": 2, "patience": 4, "progress": False, "tensorboard": False, "device": "cpu"} | settings)
-    trainer = Trainer(make_model(dropout), config, Rows(11, join), loss_fn, Rows(3), callbacks=[killer])
+    trainer = Trainer(make_model(dropout), config, Rows(11, join), loss_fn, Rows(3), callbacks=[killer, Slow(behind.get(rank, 0.))])
     trainer.fit()
-    report = {"rank": trainer.rank, "world": trainer.world, "stop": trainer.stop_reason, "weights": [p.detach().flatten().tolist() for p in trainer.model.parameters()]}
+    report = {"rank": trainer.rank, "world": trainer.world, "stop": trainer.stop_reason, "step": trainer.progress.step, "weights": [p.detach().flatten().tolist() for p in trainer.model.parameters()]}
     Path(config.output_dir, f"rank{trainer.rank}.json").write_text(json.dumps(report))
+
+
+def exit_code(child: int) -> int:
+    "Of a process that ends; one that does not is killed."
+    deadline, parent = time.monotonic() + LONGEST, os.getppid()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended: return os.waitstatus_to_exitcode(status)
+        if os.getppid() != parent: sys.exit(1)
+        if time.monotonic() > deadline: os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
 
 
 def serve() -> None:
@@ -92,12 +127,13 @@ def serve() -> None:
     for line in sys.stdin:
         settings = json.loads(line)
         if isinstance(settings, int):
-            print(os.waitstatus_to_exitcode(os.waitpid(settings, 0)[1]), flush=True)
+            print(exit_code(settings), flush=True)
             continue
         child = os.fork()
         if child == 0:
             code = 1
             try:
+                die_with_parent()
                 os.environ.update(settings.pop("environment", {}))
                 sys.stderr = open(settings.pop("stderr", os.devnull), "w", buffering=1)  # noqa: SIM115
                 train(settings)
@@ -110,5 +146,7 @@ def serve() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if len(sys.argv) > 1: train(json.loads(sys.argv[1]))
+    if len(sys.argv) > 1:
+        die_with_parent()
+        train(json.loads(sys.argv[1]))
     else: serve()

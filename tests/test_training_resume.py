@@ -1,7 +1,7 @@
 """A run that is killed at any moment and resumed ends with the bits of a run that nobody killed; two processes train one model.
 
 Broken on purpose to see each test fail: random streams not restored, position in the epoch forgotten, checkpoints written in
-place, the mean of the processes' means instead of the mean."""
+place, the mean of the processes' means instead of the mean, and each process stopping by its own clock, its own signal, its own validation."""
 import json
 import os
 import signal
@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,17 @@ SCRIPT = Path(__file__).parent / "run_training.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def end(process: subprocess.Popen) -> None:
+    "Kills a process with its whole group."
+    try: os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError: pass # it has ended, and so has everybody in its group
+    process.communicate()
+
+
 class Forks:
     "Processes of run_training.py."
     def __init__(self):
-        self.parent = subprocess.Popen([sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        self.parent = subprocess.Popen([sys.executable, SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True)
     def ask(self, question) -> int:
         self.parent.stdin.write(json.dumps(question) + "\n")
         self.parent.stdin.flush()
@@ -36,9 +45,8 @@ class Forks:
 @pytest.fixture(scope="module")
 def forks():
     forks = Forks()
-    yield forks
-    forks.parent.stdin.close()
-    forks.parent.wait()
+    try: yield forks
+    finally: end(forks.parent)
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +151,25 @@ def two_forks(forks: Forks, folder: Path, **settings) -> list[int]:
     return forks.wait(children[1])
 
 
+def reports(folder: Path) -> list[dict]: return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@contextmanager
+def torchrun(**settings) -> Iterator[subprocess.Popen]:
+    "Two processes by torchrun's own hand. Whatever happens, none of the three is left behind: the two die with the one."
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, json.dumps(settings)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try: yield process
+    finally: end(process)
+
+
 def test_torchrun_trains_one_model_on_two_processes(forks, tmp_path):
     "Against one process with batches twice as large. (Without dropout and batch norm, which see half the batch each.)"
     plain = {"dropout": 0., "gradient_accumulation_steps": 1, "optimizer": "sgd", "gradient_clip_norm": None} # Adam and clipping would hide a wrong length
-    settings = json.dumps({"output_dir": str(tmp_path / "two"), **plain})
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, settings],
-                   check=True, env=ENVIRONMENT, capture_output=True, timeout=120)
-    ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    with torchrun(output_dir=str(tmp_path / "two"), **plain) as process:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+    ranks = reports(tmp_path / "two")
     assert [rank["world"] for rank in ranks] == [2, 2] and [rank["rank"] for rank in ranks] == [0, 1]
     assert ranks[0]["weights"] == ranks[1]["weights"], "to the bit"
     assert forks.run(tmp_path / "one", join=2, **plain) == 0
@@ -172,3 +192,53 @@ def test_two_processes_resume_to_the_bit(forks, tmp_path):
     assert_same_to_the_bit(tmp_path / "run", tmp_path / "unbroken")
     assert forks.run(tmp_path / "run", resume=True) == 1
     assert "the run was started with 2 processes, this one has 1" in (tmp_path / "run.stderr").read_text()
+
+
+def test_torchrun_stops_both_when_the_minutes_are_over(tmp_path):
+    "The main process is slower between two steps, as one is that writes a log: its clock passes the limit first."
+    with torchrun(output_dir=str(tmp_path / "run"), num_epochs=500, max_minutes=0.5 / 60, behind={"0": 0.1}) as process:
+        output = process.communicate(timeout=90)[0]
+        assert process.returncode == 0, output
+    assert_out_of_time(tmp_path / "run")
+
+
+def test_both_stop_when_the_minutes_of_the_other_process_are_over(forks, tmp_path):
+    assert two_forks(forks, tmp_path / "run", num_epochs=500, max_minutes=0.5 / 60, behind={"1": 0.1}) == 0
+    assert_out_of_time(tmp_path / "run")
+
+
+def assert_out_of_time(folder: Path) -> None:
+    first, second = reports(folder)
+    assert first == second | {"rank": 0} and first["stop"].endswith("minutes are over") and first["step"] < 20
+    assert "valid_loss" in without_time(folder)["progress"]["history"][-1]
+
+
+def test_torchrun_and_ctrl_c(tmp_path):
+    "What a terminal does: an interrupt for everybody who is in the foreground."
+    folder = tmp_path / "run"
+    with torchrun(output_dir=str(folder), num_epochs=500, pause=0.01) as process:
+        for _ in range(6000):
+            if find_checkpoint(folder / "last") or process.poll() is not None: break
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        output = process.communicate(timeout=90)[0]
+    first, second = reports(folder)
+    assert first == second | {"rank": 0} and first["stop"] == "interrupted", output
+    assert without_time(folder)["progress"]["step"] == first["step"]
+
+
+@pytest.mark.parametrize("pressed", [{"0": ("step", 4)}, {"1": ("step", 4)}, {"1": ("row", 2)}, {"0": ("step", 4), "1": ("step", 5)}],
+                         ids=["first", "second", "at-a-row", "both-at-different-steps"])
+def test_one_process_is_interrupted_and_both_save_and_stop(pressed, forks, tmp_path):
+    folder = tmp_path / "run"
+    assert two_forks(forks, folder, interrupt=pressed) == 0
+    first, second = reports(folder)
+    assert first == second | {"rank": 0} and first["stop"] == "interrupted"
+    assert without_time(folder)["progress"]["step"] == first["step"] < 18
+
+
+@pytest.mark.parametrize("drift", [{"0": -1.}, {"1": -1.}], ids=["first", "second"])
+def test_patience_ends_for_both_where_they_measured_different_losses(drift, forks, tmp_path):
+    assert two_forks(forks, tmp_path / "run", drift=drift, patience=1, num_epochs=6, validate_every=1) == 0
+    first, second = reports(tmp_path / "run")
+    assert first == second | {"rank": 0} and first["stop"] == "no better valid_loss in 1 validations"
