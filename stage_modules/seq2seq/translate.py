@@ -6,7 +6,7 @@
 __all__ = ['TOKENIZER_FILES', 'checkpoint_place', 'config_from', 'tokenizers_from', 'model_from', 'copy_unknown',
            'length_batches', 'SentenceReader', 'Translation', 'BatchWriter', 'ListTranslator', 'Translator']
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #83331d8c
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #b05b5321
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -22,10 +22,10 @@ from .model import ModelConfig, Seq2Seq, build_model
 from ..toolkit.checkpoints import Checkpoint, fill_model, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #cd59e53b
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #74e48775
 TOKENIZER_FILES = {"source": "source_tokenizer.json", "target": "target_tokenizer.json"}
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #a69086d8
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #c232be3b
 def checkpoint_place(
     folder: str | Path, # a checkpoint, or the output folder of a training run
 ) -> Path: # the checkpoint
@@ -34,7 +34,7 @@ def checkpoint_place(
     if (folder / "config.json").exists(): return folder
     return next((folder / name for name in ("best", "last") if find_checkpoint(folder / name)), folder)
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #25ce839a
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #ce80e96f
 def _same_kind(
     value: Any, # from a JSON file
     default: Any, # a field's default
@@ -43,7 +43,7 @@ def _same_kind(
     if isinstance(value, bool) or isinstance(default, bool): return type(value) is type(default)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #261e187b
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #cef3f148
 def config_from(
     settings: dict[str, Any], # config.json, which may have more than the model's fields
     path: str | Path, # where it was read from, for messages
@@ -57,7 +57,7 @@ def config_from(
             raise CheckpointError(f"field {name!r} came with {settings[name]!r}, expected a value like {default!r}", path)
     return ModelConfig(**{name: settings[name] for name in known})
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #4046da7d
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #3d1ad5a9
 def tokenizers_from(
     files: dict[str, Any], # the checkpoint's JSON files by name
     config: ModelConfig, # how many tokens the model was built for
@@ -71,7 +71,7 @@ def tokenizers_from(
         except DataError as error: raise CheckpointError(error.message, place / file) from error
     return found
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #79f325d2
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #956fc767
 def model_from(
     checkpoint: Checkpoint, # as loaded
     config: ModelConfig, # from `config_from`
@@ -83,7 +83,7 @@ def model_from(
     fill_model(model, checkpoint.tensors, place / "model.safetensors")
     return model.eval()
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #fe33c1c6
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #f2d9d3ae
 def copy_unknown(
     words: Sequence[str], # as the model wrote them, T of them
     unknown: Sequence[bool], # which of them stand for a word it does not know
@@ -95,7 +95,7 @@ def copy_unknown(
     looked = weights[:len(words), :len(source) - 1].argmax(-1).tolist() # not at <eos>
     return [bare(source[at]) if new else word for word, new, at in zip(words, unknown, looked)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #5d857382
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #202bf3d2
 def length_batches(
     lengths: Sequence[int], # tokens of each sentence
     batch_size: int, # sentences at once
@@ -105,7 +105,7 @@ def length_batches(
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
     return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #35dcd64e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #4a28fd31
 class SentenceReader:
     "A model with its tokenizers: text to numbers."
     def __init__(self,
@@ -128,7 +128,7 @@ class SentenceReader:
         if long: warnings.warn(f"{long} of {len(ids)} sentences were cut to {self.max_source_tokens} tokens", stacklevel=stacklevel)
         return [row[:self.max_source_tokens] for row in ids]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #29f99da5
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #54588111
 @dataclass
 class Translation:
     "A translation with what it was made from and where the model looked."
@@ -137,7 +137,7 @@ class Translation:
     target_tokens: list[str] # as the model wrote them, `<eos>` last where it ended by itself
     weights: Tensor | None # how much each written token looked at each read one, (T, S); None without attention
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7fa0fbda
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #76849107
 class BatchWriter(SentenceReader):
     "Translates one batch."
     @property
@@ -172,7 +172,7 @@ class BatchWriter(SentenceReader):
         if self.target_tokenizer.kind != "word" or not any(unknown): return self.target_tokenizer.decode(ids)
         return join_tokens(copy_unknown(self.target_tokenizer.id_tokens(ids), unknown, source, weights))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #cd57c535
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #93a4ceb0
 class ListTranslator(BatchWriter):
     "Translates lists of any length."
     def translate(self,
@@ -203,7 +203,7 @@ class ListTranslator(BatchWriter):
                 bar.update(len(chosen))
         return out
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #77276ce8
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #4b04d019
 class Translator(ListTranslator):
     "A model with its tokenizers: translates text."
     @classmethod
