@@ -227,14 +227,14 @@ def test_torchrun_and_ctrl_c(tmp_path):
     assert without_time(folder)["progress"]["step"] == first["step"]
 
 
-@pytest.mark.parametrize("pressed", [{"0": ("step", 4)}, {"1": ("step", 4)}, {"1": ("row", 2)}, {"0": ("step", 4), "1": ("step", 5)}],
+@pytest.mark.parametrize("pressed", [{"0": ("step", 4)}, {"1": ("step", 4)}, {"1": ("row", 3)}, {"0": ("step", 4), "1": ("step", 5)}],
                          ids=["first", "second", "at-a-row", "both-at-different-steps"])
 def test_one_process_is_interrupted_and_both_save_and_stop(pressed, forks, tmp_path):
     folder = tmp_path / "run"
     assert two_forks(forks, folder, interrupt=pressed) == 0
     first, second = reports(folder)
     assert first == second | {"rank": 0} and first["stop"] == "interrupted"
-    assert without_time(folder)["progress"]["step"] == first["step"] < 18
+    assert without_time(folder)["progress"]["step"] == first["step"] == 4, "after the step in which it was pressed"
 
 
 @pytest.mark.parametrize("drift", [{"0": -1.}, {"1": -1.}], ids=["first", "second"])
