@@ -55,20 +55,24 @@ def whole(files: dict[str, Path]) -> Path:
     "A run that nobody disturbed, through the real command, with both spellings of flags."
     out = files["folder"] / "whole"
     done = subprocess.run(command("train", "--data_path", files["train"], "--output-dir", out, "--num_epochs", 16, "--save-every", 20, "--learning-rate", .01, *SMALL),
-                          env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+                          env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "best checkpoint in" in done.stdout
     return out
 
 
 def test_train_then_evaluate_then_translate(files: dict[str, Path], whole: Path) -> None:
-    out = files["folder"] / "translations.tsv"
-    done = subprocess.run(command("evaluate", "--model_path", whole, "--test-data", files["test"], "--output_file", out),
-                          env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    out = files["folder"] / "evaluation"
+    done = subprocess.run(command("evaluate", "--model_path", whole, "--test-data", files["test"], "--beam_size", 3, "--save-translations", "--output_dir", out),
+                          env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[1]) > 90, done.stdout
-    assert "nrefs:1|case:mixed" in done.stdout and "sentences/s" in done.stdout
-    rows = [line.split("\t") for line in out.read_text(encoding="utf-8").splitlines()]
+    bleu, chrf = (float(line.split()[1]) for line in done.stdout.splitlines()[:2])
+    assert min(bleu, chrf) > 90, done.stdout
+    assert "nrefs:1|case:mixed" in done.stdout and "nc:6" in done.stdout and "sentences/s" in done.stdout
+    kept = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert abs(kept["bleu"]["value"] - bleu) < .01 and abs(kept["chrf"]["value"] - chrf) < .01 and kept["settings"]["beam_size"] == 3
+    assert kept["sentences_per_second"] > 0 and "version:" in kept["bleu"]["signature"] and "version:" in kept["chrf"]["signature"]
+    rows = [line.split("\t") for line in (out / "translations.tsv").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 100 and all(len(row) == 3 for row in rows)
     assert Translator.load(whole).translate([rows[7][0], "", rows[3][0]]) == [rows[7][1], "", rows[3][1]]
 
