@@ -29,12 +29,12 @@ def cores() -> int:
 
 def processor() -> str:
     "The processor's own name; `platform.processor()` is empty on most Linux systems."
-    try: return re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)[1].strip()
+    try: return re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].strip()
     except (OSError, TypeError): pass
     if platform.system() == "Darwin":
         import subprocess
 
-        return subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False).stdout.strip()
     return platform.processor() or platform.machine()
 
 

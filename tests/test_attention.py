@@ -3,13 +3,27 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from stage_modules.attention import (
-    LearnedPositions, MultiHeadAttention, RotaryMultiHeadAttention, RotaryPositions, SinusoidalPositions, additive_score, causal_mask, dot_score, general_score, masked_softmax, padding_mask, scaled_dot_product_attention,
-    scaled_dot_score, sinusoidal_positions)
+    LearnedPositions,
+    MultiHeadAttention,
+    RotaryMultiHeadAttention,
+    RotaryPositions,
+    SinusoidalPositions,
+    additive_score,
+    causal_mask,
+    dot_score,
+    general_score,
+    masked_softmax,
+    padding_mask,
+    scaled_dot_product_attention,
+    scaled_dot_score,
+    sinusoidal_positions,
+)
 from stage_modules.toolkit.errors import ShapeError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -274,7 +288,8 @@ def test_multihead_paths_agree_also_with_nothing_to_attend_to(B, T, S, causal, s
     query, memory = torch.randn(B, T, 8), torch.randn(B, S, 8)
     key_mask = padding_mask(torch.randint(0, S + 1, (B,)), S) # some sentences are empty
     masks = key_mask, causal_mask(T) if causal else None
-    runs = [gradients(lambda *x: attention(x[0], x[1], x[1], *masks, need_weights)[0], query, memory) for need_weights in (True, False)]
+    def run(need_weights): return gradients(lambda *x: attention(x[0], x[1], x[1], *masks, need_weights)[0], query, memory)
+    runs = run(True), run(False)
     for explicit, fused in zip([runs[0][0], *runs[0][1]], [runs[1][0], *runs[1][1]]):
         torch.testing.assert_close(explicit, fused, rtol=1e-5, atol=1e-5)
         assert fused.isfinite().all()

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import elu
 
-from stage_modules.attention import multihead, scaled_dot_product, scores
 from stage_modules.attention import exercises as ex
+from stage_modules.attention import multihead, scaled_dot_product, scores
 from stage_modules.toolkit.checking import prove_check
 
 NOTEBOOK = Path(__file__).parent.parent / "nbs" / "stage1_attention" / "exercises.ipynb"
@@ -231,7 +231,7 @@ def test_check_never_raises(name):
 # ---- the notebook: solutions are complete, examples are true, stubs are stubs
 
 def folded_solutions():
-    blocks = re.findall(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", "\n".join(MARKDOWN), re.S)
+    blocks = re.findall(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", "\n".join(MARKDOWN), re.DOTALL)
     return {re.search(r"def (\w+)\(", block)[1]: block for block in blocks}
 
 
@@ -239,7 +239,7 @@ def test_every_exercise_has_hint_check_and_solution():
     text = "\n".join(MARKDOWN)
     assert folded_solutions().keys() == ex.CHECKS.keys()
     assert text.count("<summary>Hint</summary>") == len(ex.CHECKS)
-    assert re.findall(r"^## (\d+)\.", text, re.M) == [str(n + 1) for n in range(len(ex.CHECKS))]
+    assert re.findall(r"^## (\d+)\.", text, re.MULTILINE) == [str(n + 1) for n in range(len(ex.CHECKS))]
     code = "\n".join("".join(c["source"]) for c in CELLS if c["cell_type"] == "code")
     for name in ex.CHECKS: assert f"check_{name}({name})" in code
 
@@ -285,7 +285,7 @@ def test_grading_a_class(tmp_path):
                        "def causal_mask(n): return torch.ones(n, n).tril().bool()", "check_rotate = lambda f: True\ndef rotate(x): return x")
     table = tmp_path / "grades.csv"
     done = subprocess.run([sys.executable, "-m", "stage_modules.attention.exercises", str(solved), str(hostile), "--output", str(table), "--cell_seconds", "4"],
-                          capture_output=True, text=True, timeout=180)
+                          capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     anna, ben = csv.DictReader(table.open(encoding="utf-8"))
     assert anna["passed"] == str(len(ex.CHECKS)) and anna["cells_failed"] == "0"

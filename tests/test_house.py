@@ -34,7 +34,7 @@ def source(cell: dict) -> str:
 
 def tracked() -> list[Path]:
     "The files that git tracks; every file but the ignored ones where this is no checkout."
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode: pytest.skip("not a git checkout")
     return [ROOT / f for f in done.stdout.split("\0") if f and (ROOT / f).is_file()]
 
@@ -51,7 +51,7 @@ def house(folder: Path) -> Path:
 
 
 def nbdev(command: str, *args: str, cwd: Path) -> None:
-    done = subprocess.run([Path(sys.executable).with_name(command), *args], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).with_name(command), *args], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -63,7 +63,7 @@ def out_of_step(folder: Path) -> list[str]:
     homes = {}
     for notebook in sorted((folder / "nbs").rglob("*.ipynb")):
         for cell in cells(notebook):
-            found = re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M)
+            found = re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.MULTILINE)
             if found: homes[folder / "stage_modules" / (found[1].replace(".", "/") + ".py")] = notebook.relative_to(folder).as_posix()
     modules = {p for p in (folder / "stage_modules").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")}
     before = {p: p.read_text(encoding="utf-8") for p in modules}
@@ -136,7 +136,7 @@ def test_the_first_cell_is_a_title_and_one_line(notebook):
 def test_figures_have_alt_text(notebook):
     for number, cell in enumerate(cells(notebook)):
         drawn = any(kind.startswith("image/") for output in cell["outputs"] for kind in output.get("data", {}))
-        assert not drawn or re.search(r"^#\|\s*fig-alt:\s*\S", source(cell), re.M), f"{name(notebook)}, code cell {number}: a figure without `#| fig-alt:`"
+        assert not drawn or re.search(r"^#\|\s*fig-alt:\s*\S", source(cell), re.MULTILINE), f"{name(notebook)}, code cell {number}: a figure without `#| fig-alt:`"
 
 
 def nbval(notebook: dict, folder: Path) -> subprocess.CompletedProcess:
@@ -145,12 +145,12 @@ def nbval(notebook: dict, folder: Path) -> subprocess.CompletedProcess:
     (folder / "page.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", str(folder)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def page(*code: tuple[str, list[dict]], tags: list[str] = []) -> dict:
+def page(*code: tuple[str, list[dict]], tags: tuple[str, ...] = ()) -> dict:
     "A notebook as nbdev_clean leaves it: outputs saved, execution counts gone."
-    made = [{"cell_type": "markdown", "id": "t", "metadata": {"tags": tags} if tags else {}, "source": ["# Page"]}]
+    made = [{"cell_type": "markdown", "id": "t", "metadata": {"tags": list(tags)} if tags else {}, "source": ["# Page"]}]
     for n, (text, outputs) in enumerate(code):
         made.append({"cell_type": "code", "id": f"c{n}", "metadata": {}, "execution_count": None, "source": [text], "outputs": outputs})
     return {"cells": made, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
@@ -192,7 +192,7 @@ def test_saved_outputs_are_compared(inside):
 def test_a_notebook_without_its_data_is_skipped_and_named(inside, tmp_path, monkeypatch):
     monkeypatch.setenv("STAGE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("STAGE_OFFLINE", "1")
-    needs = page(("assert False, 'tatoeba/fra-eng.zip'", []), tags=["needs-data"])
+    needs = page(("assert False, 'tatoeba/fra-eng.zip'", []), tags=("needs-data",))
     done = nbval(needs, inside)
     assert done.returncode == 0 and "1 skipped" in done.stdout and "page.ipynb needs real data" in done.stdout, done.stdout
 
@@ -245,7 +245,7 @@ def test_an_import_the_wrong_way_is_found(line):
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=False)
 
 
 def test_importing_the_package_is_quick_and_leaves_torch_alone():
@@ -287,7 +287,7 @@ def test_what_is_packaged(tmp_path):
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "stage_modules", folder / "stage_modules", ignore=shutil.ignore_patterns("__pycache__"))
     for file in "setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE": shutil.copy(ROOT / file, folder)
-    done = subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", "out", "egg_info"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", "out", "egg_info"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     packaged = {p.relative_to(folder / "out").as_posix() for p in (folder / "out").rglob("*") if p.is_file()}
     assert {"stage_modules/py.typed", "stage_modules/toolkit/registry.txt", "stage_modules/attention/__init__.py"} <= packaged

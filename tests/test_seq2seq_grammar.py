@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_articles_agree_with_the_noun_behind_them():
     checked = 0
     for pair in PAIRS:
         words = [bare(t).lower() for t in cut_text(pair.target)]
-        for article, noun in zip(words, words[1:]):
+        for article, noun in pairwise(words):
             if article in ARTICLES and noun in (NUMBER.keys() | GENDER.keys()) - {"ferme", "porte", "montre", "lit", "dessin"}:
                 gender, number = ARTICLES[article]
                 if noun in NUMBER: assert number == NUMBER[noun], (article, noun, pair.target)
@@ -76,7 +77,7 @@ def test_adjectives_agree_with_the_noun_beside_them():
     forms = defaultdict(set)
     for a in ALL_ADJECTIVES:
         for key, form in a.french.items(): forms[form].add(key)
-    for short, long in {"bel": "beau", "vieil": "vieux", "nouvel": "nouveau"}.items(): forms[short] = {("m", False)}
+    for short in "bel", "vieil", "nouvel": forms[short] = {("m", False)}
     nouns = defaultdict(set)
     for n in ALL_NOUNS:
         for plural in False, True: nouns[n.french[plural]].add((n.gender, plural))
@@ -84,7 +85,7 @@ def test_adjectives_agree_with_the_noun_beside_them():
     checked = 0
     for pair in PAIRS:
         words = [bare(t) for t in cut_text(pair.target)]
-        for left, right in zip(words, words[1:]):
+        for left, right in pairwise(words):
             noun, adjective = (right, left) if left in before else (left, right)
             if noun in nouns and adjective in forms and noun not in ("orange", "rose"):
                 assert nouns[noun] & forms[adjective], (left, right, pair.target)

@@ -5,16 +5,33 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from stage_modules.attention.scaled_dot_product import padding_mask
 from stage_modules.attention.scores import masked_softmax
-from stage_modules.seq2seq.attention import ATTENTIONS, Attention, BahdanauAttention, build_attention, register_attention
 from stage_modules.seq2seq import model as model_page
+from stage_modules.seq2seq.attention import ATTENTIONS, Attention, BahdanauAttention, build_attention, register_attention
 from stage_modules.seq2seq.data import make_batch
-from stage_modules.seq2seq.model import (BidirectionalLayer, Decoder, DecoderState, Encoded, LSTMEncoder, ModelConfig, Seq2Seq, build_model, find_decoder,
-                                         find_encoder, initialise, register_decoder, register_encoder, reverse_padded, select_rows, sequence_loss)
+from stage_modules.seq2seq.model import (
+    BidirectionalLayer,
+    Decoder,
+    DecoderState,
+    Encoded,
+    LSTMEncoder,
+    ModelConfig,
+    Seq2Seq,
+    build_model,
+    find_decoder,
+    find_encoder,
+    initialise,
+    register_decoder,
+    register_encoder,
+    reverse_padded,
+    select_rows,
+    sequence_loss,
+)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=25)
 lengths_of = st.lists(st.integers(0, 7), min_size=1, max_size=5).filter(lambda ls: max(ls) > 0)
@@ -86,7 +103,7 @@ def test_padding_never_changes_loss_or_gradient(kind: str, num_layers: int) -> N
     together, alone = gradients([make_batch(pairs)]), gradients([make_batch([pair]) for pair in pairs])
     torch.testing.assert_close(together[0], alone[0], atol=1e-4, rtol=1e-5)
     for (name, _), a, b in zip(model.named_parameters(), together[1], alone[1]):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def test_loss_counts_real_words_only() -> None:
@@ -188,7 +205,7 @@ def test_a_module_with_the_plain_call_plugs_into_the_decoder_by_name() -> None:
     try:
         model, batch = tiny("uniform_for_test"), make_batch(pairs_of([4, 2]))
         assert isinstance(model.decoder.attention, Attention)
-        loss, count = model.loss(batch)
+        loss, _count = model.loss(batch)
         loss.backward()
         _, weights = model.greedy(batch.source, batch.source_mask, need_weights=True)
         torch.testing.assert_close(weights[1], torch.full_like(weights[1], 1 / 3))
@@ -213,7 +230,7 @@ def test_free_running_reads_its_own_words() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_bf16_autocast_trains(kind: str) -> None:
     model, batch = tiny(kind, 2), make_batch(pairs_of([4, 2, 6]))
-    with torch.autocast("cpu", torch.bfloat16): loss, count = model.loss(batch)
+    with torch.autocast("cpu", torch.bfloat16): loss, _count = model.loss(batch)
     loss.backward()
     assert torch.isfinite(loss) and abs(loss / model.loss(batch)[0] - 1) < .05
 
@@ -267,7 +284,7 @@ def test_weights_are_kept_only_for_a_penalty() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tied_embeddings_share_one_table_with_sensible_first_scores(kind: str) -> None:
     torch.manual_seed(0)
-    config = dict(attention_type=kind, embedding_dim=64, hidden_size=64, attention_dim=32, dropout=0., source_vocab_size=300, target_vocab_size=400)
+    config = {"attention_type": kind, "embedding_dim": 64, "hidden_size": 64, "attention_dim": 32, "dropout": 0., "source_vocab_size": 300, "target_vocab_size": 400}
     free, tied = build_model(ModelConfig(**config)), build_model(ModelConfig(**config, tied_embeddings=True))
     count = lambda model: sum(p.numel() for p in model.parameters())
     assert count(free) - count(tied) == 64 * 400 and tied.decoder.output.weight is tied.decoder.embedding.weight
@@ -309,7 +326,7 @@ def test_encoders_and_decoders_by_name() -> None:
     register_encoder("mean_for_test")(lambda config: Mean())
     register_decoder("last_for_test")(lambda config, memory_dim: Last(config))
     try:
-        config = dict(source_vocab_size=30, target_vocab_size=25, hidden_size=8, embedding_dim=6, attention_dim=5)
+        config = {"source_vocab_size": 30, "target_vocab_size": 25, "hidden_size": 8, "embedding_dim": 6, "attention_dim": 5}
         for kind in "none", "bahdanau", "last_for_test":
             model, batch = build_model(ModelConfig(kind, encoder_type="mean_for_test", **config)), make_batch(pairs_of([7, 3]))
             model.loss(batch)[0].backward()

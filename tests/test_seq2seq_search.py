@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stage_modules.seq2seq.data import make_batch
@@ -63,7 +64,7 @@ def test_beam_of_one_is_greedy(lengths: list[int], kind: str, seed: int, end: fl
 @given(lengths_of, st.sampled_from(KINDS), st.integers(0, 5), st.integers(1, 6), st.sampled_from([0., .3]), st.integers(0, 3), st.integers(0, 3))
 def test_result_does_not_depend_on_the_batch(lengths: list[int], kind: str, seed: int, width: int, beta: float, ngram: int, shortest: int) -> None:
     model, (source, mask) = tiny(kind, seed, end=2.), batch_of(lengths, seed)
-    rules = dict(beam_size=width, n_best=width, coverage_penalty=beta if kind != "none" else 0., no_repeat_ngram=ngram, min_length=shortest, need_weights=True)
+    rules = {"beam_size": width, "n_best": width, "coverage_penalty": beta if kind != "none" else 0., "no_repeat_ngram": ngram, "min_length": shortest, "need_weights": True}
     together = beam_search(model, source, mask, **rules)
     for n, length in enumerate(mask.sum(1).tolist()):
         alone = beam_search(model, source[n:n + 1, :length], mask[n:n + 1, :length], **rules)[0]

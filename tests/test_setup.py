@@ -1,5 +1,4 @@
 "tools/setup.sh with a Python that only writes down what it is asked: done once, done again, interrupted, moved, without a Python."
-import os
 import shutil
 import subprocess
 import sys
@@ -45,7 +44,7 @@ class Checkout:
 
     def run(self, **env: str) -> subprocess.CompletedProcess:
         (self.folder / "log").unlink(missing_ok=True)
-        return subprocess.run(["/bin/sh", "tools/setup.sh"], cwd=self.folder, env={"PATH": str(self.bin), **env}, capture_output=True, text=True)
+        return subprocess.run(["/bin/sh", "tools/setup.sh"], cwd=self.folder, env={"PATH": str(self.bin), **env}, capture_output=True, text=True, check=False)
 
     @property
     def log(self) -> list[str]:

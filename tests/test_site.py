@@ -9,9 +9,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-import build_readme  # noqa: E402
-import build_site  # noqa: E402
-import check_links  # noqa: E402
+import build_readme
+import build_site
+import check_links
 
 PAGES = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(ROOT).parts))
 
@@ -132,7 +132,7 @@ def test_links_out_of_the_notebooks_lead_to_the_repository():
 def test_relative_links_of_a_notebook_lead_to_files(page):
     for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] != "markdown": continue
-        text = re.sub(r"```.*?```|`[^`]*`", "", "".join(cell["source"]), flags=re.S)
+        text = re.sub(r"```.*?```|`[^`]*`", "", "".join(cell["source"]), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if re.match(r"[a-z]+:|#", target): continue
             path = target.split("#")[0]

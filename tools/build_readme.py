@@ -27,7 +27,7 @@ def readme(notebook: dict) -> str:
     for cell in notebook["cells"]:
         source = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown": parts.append(TARGET.sub(from_root, source))
-        elif source and not re.search(r"^#\|\s*(hide|default_exp)", source, re.M): parts.append(f"```python\n{source}\n```{outputs(cell)}")
+        elif source and not re.search(r"^#\|\s*(hide|default_exp)", source, re.MULTILINE): parts.append(f"```python\n{source}\n```{outputs(cell)}")
     return "\n\n".join(parts) + "\n\n<!-- made from nbs/index.ipynb by `make site`: edit that -->\n"
 
 

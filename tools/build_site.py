@@ -49,12 +49,12 @@ def headings_over_code(notebook: dict) -> None:
 
     nbdev adds a `show_doc` cell after each. Here the code itself is on the page, with its comment for each parameter, so
     that all it gives is the name."""
-    hidden = re.compile(r"^#\|\s*(hide|default_exp)\b", re.M)
+    hidden = re.compile(r"^#\|\s*(hide|default_exp)\b", re.MULTILINE)
     done = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and hidden.search(source): continue
-        name = re.search(r"^show_doc\(([\w.]+)", source, re.M) if cell.pop("has_sd", False) else None
+        name = re.search(r"^show_doc\(([\w.]+)", source, re.MULTILINE) if cell.pop("has_sd", False) else None
         if not name: done.append(cell)
         else: # the code is the last cell so far; several names keep their order
             made = {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": f"{'####' if '.' in name[1] else '###'} {name[1]}"}
@@ -136,7 +136,7 @@ def formulas(page: Path) -> list[str]:
             return found[0]
 
     text = page.read_text(encoding="utf-8")
-    text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', mathml, text, flags=re.S)
+    text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', mathml, text, flags=re.DOTALL)
     text = re.sub(r'\s*<(?:link|script)[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?', "", text)
     page.write_text(text, encoding="utf-8")
     return problems

@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from stage_modules.seq2seq.translate import Translator  # noqa: E402
-from stage_modules.toolkit.plots import attention_heatmap, use_style  # noqa: E402
+from stage_modules.seq2seq.translate import Translator
+from stage_modules.toolkit.plots import attention_heatmap, use_style
 
 SENTENCE = "The old princess is not at the airport."
 TO = Path(__file__).resolve().parent.parent / "nbs/images/translation.png"
