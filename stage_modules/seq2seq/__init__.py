@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "model": ["ModelConfig", "Encoded", "LSTMEncoder", "Decoder", "DecoderState", "LSTMDecoder", "RecurrentDecoder", "Seq2Seq", "build_model",
                   "sequence_loss", "greedy_decode", "select_rows", "register_encoder", "register_decoder"],
         "coverage": ["CoverageAttention", "coverage_loss"],
+        "encoders": ["ConvEncoder", "TransformerSourceEncoder", "PositionedEmbedding", "influence"],
         "translate": ["Translator", "Translation"],
         "search": ["Hypothesis", "beam_search", "length_divisor", "coverage_score"],
         "evaluate": ["corpus_bleu", "group_references"],
