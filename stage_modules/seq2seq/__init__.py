@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "attention": ["Attention", "PlainAttention", "BahdanauAttention", "register_attention", "build_attention"],
         "model": ["ModelConfig", "Encoded", "LSTMEncoder", "Decoder", "DecoderState", "LSTMDecoder", "RecurrentDecoder", "Seq2Seq", "build_model",
                   "sequence_loss", "greedy_decode", "select_rows", "register_encoder", "register_decoder"],
+        "luong": ["LuongAttention", "LuongDecoder"],
         "coverage": ["CoverageAttention", "coverage_loss"],
         "encoders": ["ConvEncoder", "TransformerSourceEncoder", "PositionedEmbedding", "influence"],
         "translate": ["Translator", "Translation"],
@@ -17,5 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluate": ["corpus_bleu", "group_references"],
         "train": ["TrainConfig"],
         "explore": ["draw_attention", "draw_against_gold", "forced_attention", "alignment_error_rate", "explore_attention"],
+        "exercises": ["grade", "grade_notebook"],
     },
 )
