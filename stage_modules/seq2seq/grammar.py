@@ -6,8 +6,8 @@
 __all__ = ['NOUNS', 'ALL_NOUNS', 'GROUPS', 'ADJECTIVES', 'ALL_ADJECTIVES', 'CONJUGATION', 'VERBS', 'INTRANSITIVE', 'INDIRECT',
            'DITRANSITIVE', 'MOTION', 'MODALS', 'TRANSITIVE_VERBS', 'INTRANSITIVE_VERBS', 'INDIRECT_VERBS',
            'DITRANSITIVE_VERBS', 'MOTION_VERBS', 'MODAL_VERBS', 'BE', 'HAVE', 'THINK', 'KNOW_THAT', 'SAY', 'GO',
-           'HAVE_AUX', 'ALL_VERBS', 'PLACES', 'GOALS', 'TIMES', 'FREQUENCY', 'NUMBERS', 'NAMES', 'IDIOMS', 'STATES',
-           'JOBS', 'BE_WITH_HAVE', 'COMPARATIVES', 'MOODS', 'WEATHER', 'ADDRESSES', 'CONSTRUCTIONS', 'SIMPLE',
+           'HAVE_AUX', 'ALL_VERBS', 'IN_TOWN', 'PLACES', 'GOALS', 'TIMES', 'FREQUENCY', 'NUMBERS', 'NAMES', 'IDIOMS',
+           'STATES', 'JOBS', 'BE_WITH_HAVE', 'COMPARATIVES', 'MOODS', 'WEATHER', 'ADDRESSES', 'CONSTRUCTIONS', 'SIMPLE',
            'SAMPLE_SIZES', 'Word', 'word', 'align', 'phrase', 'starts_with_vowel', 'meet', 'french_sounds',
            'english_sounds', 'english_plural', 'french_plural', 'Noun', 'kinds_in', 'Adjective', 'conjugate', 'Verb',
            'english_forms', 'Draft', 'Phrase', 'determiner', 'build_phrase', 'random_noun', 'can_be_owned',
@@ -20,7 +20,7 @@ __all__ = ['NOUNS', 'ALL_NOUNS', 'GROUPS', 'ADJECTIVES', 'ALL_ADJECTIVES', 'CONJ
            'BilingualGrammar', 'make_pairs', 'alignment_matrix', 'write_pairs', 'read_aligned', 'make_sample',
            'GrammarConfig', 'main']
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c00446355a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #37fb17f2
 import re, unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,14 +33,14 @@ import tyro
 from .data import SPACE, cut_text, join_tokens, read_text, sentence_key
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c010277b2c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4a54fe7a
 class Word(NamedTuple):
     "One token with the labels that tie it to the other language."
     text: str # as it stands in the sentence
     links: frozenset[str] # shared with the words that it translates
     kind: str = "" # "art", "clitic" or "pre" where a French rule has to know
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c01488b57d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bc401a88
 def word(
     text: str, # one token
     *links: str, # its labels
@@ -49,7 +49,7 @@ def word(
     "Short for `Word` with a set of labels."
     return Word(text, frozenset(links), kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c02006cc57
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f02480ff
 def align(
     source: Sequence[Word], # one sentence
     target: Sequence[Word], # its translation
@@ -57,7 +57,7 @@ def align(
     "All pairs of words that share a label."
     return [(i, j) for i, s in enumerate(source) for j, t in enumerate(target) if s.links & t.links]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c02666f7ed
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e3cf4d94
 def phrase(
     text: str, # "last/1 week/2 | la/2 semaine/2 dernière/1"
     prefix: str, # put before each label, so that two phrases of a sentence share none
@@ -65,10 +65,10 @@ def phrase(
     "Reads a fixed phrase with its alignment."
     return tuple([word(w, *(prefix + d for d in digits)) for w, digits in (item.split("/") for item in side.split())] for side in text.split("|"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c033d8fd75
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7062359b
 _ASPIRATED = {"hibou", "hiboux", "haut", "haute", "huit", "onze", "homard", "yaourt", "oui"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c035b0d11d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8c03cf5d
 def starts_with_vowel(
     text: str, # a French word
 ) -> bool: # True if it sounds as if it began with a vowel
@@ -76,11 +76,11 @@ def starts_with_vowel(
     plain = unicodedata.normalize("NFD", text.lower())
     return plain == "y" or (plain[:1] in set("aeiouhœ") and text.lower() not in _ASPIRATED)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0421cb5cc
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d5d1a89d
 _BEFORE_VOWEL = {"beau": "bel", "nouveau": "nouvel", "vieux": "vieil", "ce": "cet", "ma": "mon", "ta": "ton", "sa": "son"}
 _CONTRACTED = {("à", "le"): "au", ("à", "les"): "aux", ("de", "le"): "du", ("de", "les"): "des"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c044c1dc0e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #48f6a3a6
 def meet(
     first: Word, # a French word
     second: Word, # the word behind it, already in its final form
@@ -94,7 +94,7 @@ def meet(
     elif text == "si" and second.text in ("il", "ils"): text = "s'"
     return [first._replace(text=text), second]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c05038bc3a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #469052ec
 def french_sounds(
     words: Iterable[Word], # one per idea, as the rules of the sentence put them
 ) -> list[Word]: # as they are said
@@ -103,7 +103,7 @@ def french_sounds(
     for w in reversed(list(words)): out[:1] = meet(w, out[0]) if out else [w]
     return out
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0576b278e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #66053bed
 def english_sounds(
     words: Iterable[Word], # one per idea
 ) -> list[Word]: # with `a` or `an`
@@ -112,7 +112,7 @@ def english_sounds(
     an = lambda text: text[0] in "aeiouAEIOU" and not text.startswith(("use", "uni"))
     return [w._replace(text="an") if w.text == "a" and n is not None and an(n.text) else w for w, n in zip(words, [*words[1:], None])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0627ce49d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dcb8f073
 NOUNS = {
     "person": """man/men homme m, woman/women femme f, boy garçon m, girl fille f, child/children enfant m, teacher professeur m, doctor médecin m,
         nurse infirmière f, singer chanteur m, baker boulanger m, farmer fermier m, student étudiant m, actress actrice f, queen reine f, king roi m,
@@ -122,14 +122,14 @@ NOUNS = {
         grandmother grand-mère/grands-mères f, grandfather grand-père/grands-pères m, cousin cousin m""",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c064547ce6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4fe5628c
 NOUNS |= {
     "animal": """dog chien m, cat chat m, bird oiseau m, horse cheval m, cow vache f, rabbit lapin m, sheep/sheep mouton m, duck canard m, pig cochon m,
         hen poule f, goat chèvre f, fox renard m, monkey singe m, frog grenouille f, bear ours m, donkey âne m, owl hibou/hiboux m, turtle tortue f,
         squirrel écureuil m, mouse/mice souris f, elephant éléphant m, wolf/wolves loup m""",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c066338597
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3904eb7c
 NOUNS |= {
     "writing": "letter lettre f, novel roman m, poem poème m, message message m, story histoire f, song chanson f",
     "reading": "book livre m, newspaper journal m, magazine magazine m",
@@ -141,7 +141,7 @@ NOUNS |= {
     "opening": "door porte f, window fenêtre f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c06856e2fb
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f1cfa8dd
 NOUNS |= {
     "tool": "knife/knives couteau m, umbrella parapluie m, pen stylo m, pencil crayon m, basket panier m, ladder échelle f, hammer marteau m",
     "small": "key clé f, ticket billet m, ring bague f, coin pièce f, gift cadeau m, ball balle f, stone pierre f, doll poupée f, photo photo f",
@@ -151,7 +151,7 @@ NOUNS |= {
     "art": "painting tableau m, drawing dessin m, statue statue f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c070dc2edd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a6dc5df7
 NOUNS |= {
     "clothes": "shirt chemise f, dress robe f, hat chapeau m, coat manteau m, skirt jupe f, jacket veste f, shoe chaussure f, scarf/scarves écharpe f, glove gant m, tie cravate f",
     "fruit": "apple pomme f, orange orange f, banana banane f, strawberry fraise f, pear poire f, cherry cerise f, peach pêche f, lemon citron m",
@@ -161,7 +161,7 @@ NOUNS |= {
     "drink mass": "water eau f, milk lait m, coffee café m, tea thé m, wine vin m, juice jus m, beer bière f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c072b4be89
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #33f00dfb
 NOUNS |= {
     "flower": "flower fleur f, rose rose f, plant plante f",
     "tree": "tree arbre m",
@@ -171,7 +171,7 @@ NOUNS |= {
     "nature": "lake lac m, river rivière f, forest forêt f, mountain montagne f",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c07466000f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3b5f5b3c
 def english_plural(
     noun: str, # in the singular
 ) -> str: # regular plural
@@ -179,7 +179,7 @@ def english_plural(
     if noun.endswith(("s", "x", "ch", "sh", "go", "do")): return noun + "es"
     return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c0786c1ab7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ca1e63fd
 def french_plural(
     word: str, # noun or adjective in the singular
 ) -> str: # regular plural
@@ -188,7 +188,7 @@ def french_plural(
     if word.endswith("al"): return word[:-1] + "ux"
     return word + ("x" if word.endswith(("eau", "eu")) else "s")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c082974041
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c7be7399
 @dataclass(frozen=True)
 class Noun:
     "A noun in both languages."
@@ -198,7 +198,7 @@ class Noun:
     kind: str # what it is, a key of NOUNS without "mass"
     mass: bool # True if it is not counted: bread, water
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c086bbedc6
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #730270c0
 def _nouns() -> list[Noun]:
     "Reads the table of nouns."
     both = lambda form, plural: tuple(form.split("/")) if "/" in form else (form, plural(form))
@@ -211,7 +211,7 @@ def _nouns() -> list[Noun]:
 
 ALL_NOUNS = _nouns()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c09358a039
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9214d296
 GROUPS = {
     "human": "person family",
     "text": "writing reading",
@@ -224,7 +224,7 @@ GROUPS = {
     "any": "human animal thing sight",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c095bedd23
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1db3c881
 def kinds_in(
     names: str, # kinds and groups, with spaces between
 ) -> tuple[str, ...]: # kinds only
@@ -232,7 +232,7 @@ def kinds_in(
     out = [kind for name in names.split() for kind in (kinds_in(GROUPS[name]) if name in GROUPS else (name,))]
     return tuple(dict.fromkeys(out))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c102480e6e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #da988acc
 ADJECTIVES = """
 big grand grande before | animal building place sight fruit vegetable dish container furniture fragile art
 small petit petite before | animal building place thing
@@ -246,7 +246,7 @@ bad mauvais mauvaise before | reading writing
 long long longue before | writing
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c104b0f20a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6d232af1
 ADJECTIVES += """\
 red rouge rouge colour | car vehicle clothes flower opening furniture container fragile small tool
 blue bleu bleue colour | car vehicle clothes flower opening furniture container fragile small tool
@@ -258,7 +258,7 @@ grey gris grise colour | car clothes animal
 brown marron marron/marron colour | clothes furniture container
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c106bc0f79
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b6d99155
 ADJECTIVES += """\
 tired fatigué fatiguée | human animal
 happy heureux heureuse | human animal
@@ -279,7 +279,7 @@ jealous jaloux jalouse | human
 ill malade malade | human animal
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1083d6112
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1bad4c22
 ADJECTIVES += """\
 expensive cher chère | car vehicle clothes machine furniture instrument art
 heavy lourd lourde | container furniture tool machine
@@ -305,7 +305,7 @@ quiet tranquille tranquille | place
 dangerous dangereux dangereuse | animal
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1108ed16b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e414764d
 @dataclass(frozen=True)
 class Adjective:
     "An adjective in both languages."
@@ -314,7 +314,7 @@ class Adjective:
     place: str # "before" the noun, or "after" it; "colour" is after, and may have a second adjective before
     kinds: tuple[str, ...] # what it can be said of
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c114d4c3a3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1c30fd8a
 def _adjectives() -> list[Adjective]:
     "Reads the table of adjectives."
     out = []
@@ -327,14 +327,14 @@ def _adjectives() -> list[Adjective]:
 
 ALL_ADJECTIVES = _adjectives()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c121c60389
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #372588ec
 CONJUGATION = """
 être suis es est sommes êtes sont été
 avoir ai as a avons avez ont eu
 aller vais vas va allons allez vont allé
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1238f2bc4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f6fb5fa6
 CONJUGATION += """\
 voir vois vois voit voyons voyez voient vu
 boire bois bois boit buvons buvez boivent bu
@@ -355,7 +355,7 @@ suivre suis suis suit suivons suivez suivent suivi
 peindre peins peins peint peignons peignez peignent peint
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c12585ae86
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d93145e3
 CONJUGATION += """\
 répondre réponds réponds répond répondons répondez répondent répondu
 obéir obéis obéis obéit obéissons obéissez obéissent obéi
@@ -368,7 +368,7 @@ venir viens viens vient venons venez viennent venu
 revenir reviens reviens revient revenons revenez reviennent revenu
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c12742850d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5f770de9
 CONJUGATION += """\
 vouloir veux veux veut voulons voulez veulent voulu
 pouvoir peux peux peut pouvons pouvez peuvent pu
@@ -381,7 +381,7 @@ appeler appelle appelles appelle appelons appelez appellent appelé
 """
 _IRREGULAR = {line.split()[0]: line.split()[1:] for line in CONJUGATION.strip().splitlines()}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c129bc05eb
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #83f2c4f6
 def conjugate(
     infinitive: str, # of a French verb
 ) -> list[str]: # je tu il nous vous ils, and the participle
@@ -394,7 +394,7 @@ def conjugate(
     soft = {"g": stem + "e", "c": stem[:-1] + "ç"}.get(stem[-1], stem) # mangeons, lançons
     return [strong + "e", strong + "es", strong + "e", soft + "ons", stem + "ez", strong + "ent", stem + "é"]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c13527c488
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7101b9e4
 VERBS = """
 see saw | voir | human animal sight car thing | stative animal
 eat ate | manger | eatable | animal
@@ -413,7 +413,7 @@ carry | porter | container furniture tool fragile
 wear wore | porter | clothes | worn
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c137ce4e8c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #28ba5d9b
 VERBS += """\
 look+for | chercher | human animal handy | animal
 wait+for | attendre | human transport
@@ -427,7 +427,7 @@ know knew | connaître | human place | stative definite
 understand understood | comprendre | human text | stative definite
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c13934a615
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #05cd139c
 VERBS += """\
 find found | trouver | handy animal
 take took | prendre | handy transport | definite
@@ -441,7 +441,7 @@ meet met | rencontrer | human
 thank | remercier | human
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c141e5f440
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3ff2ad72
 VERBS += """\
 drive drove | conduire | car
 prepare | préparer | dish soup
@@ -453,7 +453,7 @@ borrow | emprunter | tool text car vehicle container instrument
 build built | construire | building
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c143ac0a11
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f2f8bb90
 VERBS += """\
 feed fed | nourrir | animal
 follow | suivre | human animal car | animal
@@ -465,7 +465,7 @@ touch | toucher | animal clothes fragile art
 catch caught | attraper | animal ball
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c145d94571
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #75c43b61
 INTRANSITIVE = """
 sleep slept | dormir | well/bien late/tard | animal
 work | travailler | well/bien late/tard together/ensemble
@@ -483,7 +483,7 @@ shout | crier
 walk | marcher | fast/vite slowly/lentement | animal
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1471792e3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6c47d8a2
 INTRANSITIVE += """\
 arrive | arriver | early/tôt late/tard | être
 leave left | partir | early/tôt late/tard | être
@@ -498,7 +498,7 @@ rest | se reposer | | animal
 hurry | se dépêcher
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c149a1d2a9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1d69d93e
 INDIRECT = """
 talk+to | parler à | human
 answer | répondre à | human
@@ -510,7 +510,7 @@ dream+of | rêver de | human animal car nature | nopronoun
 need | avoir besoin de | human tool machine car container clothes text | nopronoun stative
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1511b381a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f4d378f9
 DITRANSITIVE = """
 give gave | donner | goods
 send sent | envoyer | writing reading small flower
@@ -522,14 +522,14 @@ offer | offrir | flower small clothes text art
 read | lire | writing reading | nopast
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c15360d346
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b830bd75
 MOTION = """
 go went | aller | | être
 come came | venir | | être
 go+back went | retourner | | être
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c155155e43
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #0fa9139b
 MODALS = """
 want+to | vouloir
 can | pouvoir
@@ -539,7 +539,7 @@ try+to | essayer de
 begin+to began beginning | commencer à
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c157220673
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2f608f84
 @dataclass(frozen=True)
 class Verb:
     "A verb in both languages."
@@ -561,7 +561,7 @@ class Verb:
         "What its past is made with."
         return "être" if self.reflexive or "être" in self.flags else "avoir"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c161c7949d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1843df6a
 def english_forms(
     base: str, # see
     given: Sequence[str] = (), # irregular past, and -ing form, as far as they are irregular
@@ -571,7 +571,7 @@ def english_forms(
     past = base[:-1] + "ied" if base.endswith("y") and base[-2] not in "aeiou" else stem + "ed"
     return english_plural(base) if base != "have" else "has", given[0] if given else past, given[1] if len(given) > 1 else stem + "ing"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c16799362b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f3c9dbe3
 def _verb(
     line: str, # of a table above
     adverbs: bool = False, # the third column has adverbs, not kinds
@@ -585,7 +585,7 @@ def _verb(
     return Verb(base, *english_forms(base, given), tuple(particles), words[0], tuple(conjugate(words[0])), reflexive, tuple(words[1:]),
                 preposition, tuple(objects.split()) if adverbs else kinds_in(objects), tuple(flags.split()))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c171185071
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #04bd239f
 def _verbs(
     table: str, # one of the tables above
     adverbs: bool = False, # the third column has adverbs
@@ -600,17 +600,28 @@ BE, HAVE, THINK, KNOW_THAT, SAY = (_verb(line) for line in ("be was being | êtr
 GO, HAVE_AUX = MOTION_VERBS[0], HAVE
 ALL_VERBS = TRANSITIVE_VERBS + INTRANSITIVE_VERBS + INDIRECT_VERBS + DITRANSITIVE_VERBS + MOTION_VERBS + MODAL_VERBS + (BE, HAVE, THINK, KNOW_THAT, SAY)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c179390562
-PLACES = """
-at/1 school/2 | à/1 la/2 école/2
-at/1 the/3 market/2 | à/1 le/3 marché/2
-at/1 the/3 station/2 | à/1 la/3 gare/2
-at/1 the/3 library/2 | à/1 la/3 bibliothèque/2
-at/1 the/3 hospital/2 | à/1 le/3 hôpital/2
-at/1 the/3 office/2 | à/1 le/3 bureau/2
-at/1 the/3 airport/2 | à/1 le/3 aéroport/2
-at/1 the/3 restaurant/2 | à/1 le/3 restaurant/2
-at/1 the/3 theatre/2 | à/1 le/3 théâtre/2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7ba3c81e
+IN_TOWN = """
+school/2 | la/2 école/2
+the/3 market/2 | le/3 marché/2
+the/3 station/2 | la/3 gare/2
+the/3 library/2 | la/3 bibliothèque/2
+the/3 hospital/2 | le/3 hôpital/2
+the/3 office/2 | le/3 bureau/2
+the/3 airport/2 | le/3 aéroport/2
+the/3 restaurant/2 | le/3 restaurant/2
+the/3 theatre/2 | le/3 théâtre/2
+"""
+
+def _in_town(
+    preposition: str, # in English
+) -> str: # phrases, a line each
+    "The places in town behind an English preposition and its French `à`."
+    lines = (line.split(" | ") for line in IN_TOWN.strip().splitlines())
+    return "\n".join(f"{preposition}/1 {english} | à/1 {french}" for english, french in lines)
+
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b87b4460
+PLACES = _in_town("at") + """
 at/1 the/3 hotel/2 | à/1 le/3 hôtel/2
 at/1 the/3 cinema/2 | à/1 le/3 cinéma/2
 in/1 the/3 garden/2 | dans/1 le/3 jardin/2
@@ -626,17 +637,8 @@ behind/1 the/3 house/2 | derrière/1 la/3 maison/2
 at/1 home/2 | à/1 la/2 maison/2
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c182a0f102
-GOALS = """
-to/1 school/2 | à/1 la/2 école/2
-to/1 the/3 market/2 | à/1 le/3 marché/2
-to/1 the/3 station/2 | à/1 la/3 gare/2
-to/1 the/3 library/2 | à/1 la/3 bibliothèque/2
-to/1 the/3 hospital/2 | à/1 le/3 hôpital/2
-to/1 the/3 office/2 | à/1 le/3 bureau/2
-to/1 the/3 airport/2 | à/1 le/3 aéroport/2
-to/1 the/3 restaurant/2 | à/1 le/3 restaurant/2
-to/1 the/3 theatre/2 | à/1 le/3 théâtre/2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a5669ae5
+GOALS = _in_town("to") + """
 to/1 the/3 cinema/2 | à/1 le/3 cinéma/2
 to/1 the/3 museum/2 | à/1 le/3 musée/2
 to/1 the/3 beach/2 | à/1 la/3 plage/2
@@ -644,7 +646,7 @@ to/1 the/3 doctor/2 's/1 | chez/1 le/3 médecin/2
 to/1 my/3 aunt/2 's/1 | chez/1 ma/3 tante/2
 """
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c184b31374
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #662a1fe9
 TIMES = {
     "habit": """every/1 day/2 | tous/1 les/1 jours/2; every/1 morning/2 | tous/1 les/1 matins/2; every/1 evening/2 | tous/1 les/1 soirs/2; on/1 Sundays/2 | le/1 dimanche/2;
         in/1 summer/2 | en/1 été/2; in/1 winter/2 | en/1 hiver/2""",
@@ -655,12 +657,12 @@ TIMES = {
         in/1 two/2 days/3 | dans/1 deux/2 jours/3; at/1 five/2 o'clock/3 | à/1 cinq/2 heures/3; on/1 Monday/2 | lundi/12""",
 }
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c188bfe19a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d74f53a6
 FREQUENCY = (("often", "souvent"), ("always", "toujours"), ("sometimes", "parfois"), ("rarely", "rarement"))
 NUMBERS = (("two", "deux"), ("three", "trois"), ("four", "quatre"), ("five", "cinq"), ("six", "six"), ("ten", "dix"))
 NAMES = (("Paul", "m"), ("Tom", "m"), ("Nicolas", "m"), ("Antoine", "m"), ("Lucas", "m"), ("Marie", "f"), ("Alice", "f"), ("Julie", "f"), ("Emma", "f"), ("Louise", "f"))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c1918bf066
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d0706ddc
 @dataclass
 class Draft:
     "What the rules share while they write one sentence."
@@ -686,7 +688,7 @@ class Draft:
         "A biased coin."
         return self.random.random() < probability
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c197f36d0b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d44e960a
 @dataclass
 class Phrase:
     "Something that can be subject or object, in both languages."
@@ -707,12 +709,12 @@ class Phrase:
         living = self.kind in ("person", "family")
         return ("he" if self.gender == "m" else "she") if living else "it", "il" if self.gender == "m" else "elle"
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c201010ff0
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #33241d95
 _POSSESSIVE = {"my": ("mon", "ma", "mes"), "tu": ("ton", "ta", "tes"), "his": ("son", "sa", "ses"), "her": ("son", "sa", "ses"),
                "our": ("notre", "notre", "nos"), "vous": ("votre", "votre", "vos"), "their": ("leur", "leur", "leurs")}
 _DETERMINERS = {"the": ("le", "la", "les"), "a": ("un", "une", "des"), "some": ("du", "de la", "des"), "this": ("ce", "cette", "ces"), "generic": ("le", "la", "les")}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2032c46a9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2f7ec94d
 def _indefinite(
     name: str, # a, some or none
     noun: Noun, # what it stands before
@@ -729,7 +731,7 @@ def _indefinite(
     else: french = [word("de", labels[0]), word("la" if noun.gender == "f" else "le", labels[0], kind="art")]
     return [word(english, labels[0])], french
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c207b8dd3b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1a25ff89
 def determiner(
     draft: Draft, # the sentence
     name: str, # the, a, some, this, my ... ten; "none" for de after a negation, "generic" for le that English leaves out
@@ -749,7 +751,7 @@ def determiner(
     else: french = (_DETERMINERS.get(name) or _POSSESSIVE[name])[form]
     return [word("these" if name == "this" and plural else name, d)], [word(french, d, kind="art" if name == "the" else "pre")]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c213f87f09
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5e645238
 def build_phrase(
     draft: Draft, # the sentence
     noun: Noun, # its head
@@ -769,7 +771,7 @@ def build_phrase(
     return Phrase([*det[0], *english, word(noun.english[plural], n)], [*det[1], *before, word(noun.french[plural], n), *after],
                   5 if plural else 2, noun.gender, plural, head=n, kind=noun.kind)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c22127ac3e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #4379829f
 def random_noun(
     draft: Draft, # the sentence
     kinds: Sequence[str], # any of these
@@ -782,7 +784,7 @@ def random_noun(
     fits = [n for n in ALL_NOUNS if n.kind == kind and (mass is None or n.mass == mass)]
     return draft.pick(fits) if fits else random_noun(draft, kinds, mass)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c22535b77c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #795f05ff
 _OWNERS = ("my", "his", "her", "our", "their", "your", "possessor")
 
 def can_be_owned(
@@ -794,7 +796,7 @@ def can_be_owned(
         return noun.english[0] in ("house", "garden", "school", "town", "street", "village", "shop")
     return True
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c229bfed42
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ade55d5d
 def random_adjectives(
     draft: Draft, # the sentence
     noun: Noun, # what they describe
@@ -806,7 +808,7 @@ def random_adjectives(
     before = [a for a in fits if a.place == "before" and a.english not in ("good", "bad", "young")]
     return [draft.pick(before), first] if first.place == "colour" and before and draft.chance(0.4) else [first]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2334a88c1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fc9ef49
 def random_phrase(
     draft: Draft, # the sentence
     kinds: Sequence[str], # what it may be
@@ -831,7 +833,7 @@ def random_phrase(
     if negated and name in ("a", "some"): name = "none"
     return build_phrase(draft, noun, name, plural, chosen)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c237219891
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e9ab0197
 def possessed(
     draft: Draft, # the sentence
     noun: Noun, # what is owned
@@ -847,12 +849,12 @@ def possessed(
     french = [thing.french[0]._replace(links=frozenset([g])), *thing.french[1:], word("de", g), *owner.french]
     return replace(thing, english=[*owner.english, word("'s", g), *thing.english[1:]], french=french)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2466124f4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #67075bda
 _SUBJECTS = (("I", "je", 0, "m", False), ("he", "il", 2, "m", False), ("she", "elle", 2, "f", False), ("we", "nous", 3, "m", True), ("they", "ils", 5, "m", True))
 _OBJECTS = (("me", "me", "me", 0), ("you", "", "", 4), ("him", "le", "lui", 2), ("her", "la", "lui", 2), ("us", "nous", "nous", 3), ("them", "les", "leur", 5), ("it", "le", "", 2))
 _CLITIC_ORDER = ("me", "te", "se", "nous", "vous", "le", "la", "les", "lui", "leur", "y")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2482d057c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #473c2f08
 def subject_pronoun(
     draft: Draft, # the sentence; says who `you` is
     english: str, # I, you, he, she, we, they
@@ -865,14 +867,14 @@ def subject_pronoun(
     _, french, person, gender, plural = next(row for row in _SUBJECTS if row[0] == english)
     return Phrase([word(english, label)], [word(french, label)], person, gender, plural, True, label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2522d7846
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1ddae5f4
 class Clitic(NamedTuple):
     "An object that is a pronoun."
     english: list[Word] # behind the verb: it, to him
     french: Word # before the verb
     agrees: tuple[str, bool] | None # gender and number that a participle takes from it
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c256362688
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2fcd1278
 def object_pronoun(
     draft: Draft, # the sentence
     subject: Phrase, # who does it; the object is somebody else
@@ -888,7 +890,7 @@ def object_pronoun(
     agrees = {"him": ("m", False), "it": ("m", False), "her": ("f", False), "them": ("m", True)}.get(english) if indirect is None else None
     return Clitic([*([word(indirect, label)] if indirect else []), word(english, label)], word(french, label, kind="clitic"), agrees)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c263aef16c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7aa9bcba
 @dataclass
 class Clause:
     "What a clause says, before either language has put it in order."
@@ -907,11 +909,11 @@ class Clause:
     fused: bool = False # isn't, doesn't
     short: bool = False # I'm, he's
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2675af77e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c56e330d
 _BE = ("am", "are", "is", "are", "are", "are")
 _WAS = ("was", "were", "was", "were", "were", "were")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c269fffc74
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cf2b16c8
 def _between(
     clause: Clause, # what to say
 ) -> list[Word]: # not, never, no longer, often
@@ -920,7 +922,7 @@ def _between(
     if middle and clause.denial == "not" and clause.fused: middle = [word("n't", "deny" + clause.label)]
     return middle + ([word(clause.adverb[0], "adv" + clause.label)] if clause.adverb else [])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c273459011
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #091a8409
 def english_verb(
     clause: Clause, # what to say
     question: str = "", # label of the words that make it a question, or "" for a statement
@@ -939,7 +941,7 @@ def english_verb(
     else: aux, rest = [], [word(head.past if c.tense == "past" else head.s if person == 2 else head.base, h), *tail]
     return aux, _between(c), rest + [word(p, v) for p in c.verb.particles]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2799f629f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fa237f1c
 def english_clause(
     clause: Clause, # what to say
     question: str = "", # label for a yes-no question
@@ -956,12 +958,12 @@ def english_clause(
         aux = [aux[0]._replace(text={"am": "'m", "is": "'s", "are": "'re"}.get(aux[0].text, aux[0].text))]
     return [*subject, *aux, *middle, *rest, *clause.english]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c285f819bb
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #de576067
 _REFLEXIVE = ("me", "te", "se", "nous", "vous", "se")
 _INVERTED = ("-je", "-tu", "-il", "-nous", "-vous", "-ils")
 _DENIAL = {"not": "pas", "never": "jamais", "no longer": "plus"}
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c287566578
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #253934d2
 def agree(
     participle: str, # masculine singular
     gender: str, # of what it agrees with
@@ -970,7 +972,7 @@ def agree(
     "A participle or regular adjective that agrees."
     return participle + ("e" if gender == "f" else "") + ("s" if plural and not (gender == "m" and participle.endswith("s")) else "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c291ac1989
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #73adecac
 def _french_forms(
     clause: Clause, # what to say
 ) -> tuple[Word, list[Word], list[Word] | None]: # finite verb, what follows, and what stands before an infinitive's pronouns (None: no infinitive)
@@ -986,7 +988,7 @@ def _french_forms(
     participle = agree(verb.forms[6], *agreed) if agreed else verb.forms[6]
     return word(auxiliary.forms[person], c.other or v), [word(participle, v)], None
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c29584b7ef
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #74766903
 def french_verb(
     clause: Clause, # what to say
     inverted: Word | None = None, # the subject, if it stands behind the verb
@@ -1003,14 +1005,14 @@ def french_verb(
     if inner is not None: group += [*inner, *clitics]
     return [*group, *behind, *(word(t, v) for t in verb.tail), *([word(verb.preposition, v)] if verb.preposition and not c.clitics else [])]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c30139964a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #76ff99f4
 def french_clause(
     clause: Clause, # what to say
 ) -> list[Word]: # in order
     "A French statement."
     return [*clause.subject.french, *french_verb(clause), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c3106e6a87
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #801e8378
 def named(
     draft: Draft, # the sentence
     name: tuple[str, str], # a row of NAMES
@@ -1019,7 +1021,7 @@ def named(
     label = draft.label()
     return Phrase([word(name[0], label)], [word(name[0], label)], 2, name[1], head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c314432e1a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bdd64c75
 def both(
     draft: Draft, # the sentence
     first: tuple[str, str], # a row of NAMES
@@ -1031,7 +1033,7 @@ def both(
     gender = "f" if first[1] == second[1] == "f" else "m"
     return Phrase([*a.english, word("and", label), *b.english], [*a.french, word("et", label), *b.french], 5, gender, True, head=a.head)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c320835e6b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9434de95
 def random_subject(
     draft: Draft, # the sentence
     kinds: Sequence[str] = ("person", "person", "family", "animal"), # of a noun
@@ -1044,11 +1046,11 @@ def random_subject(
     if at < 0.6: return both(draft, *(draft.pick([n for n in NAMES if n[1] == g]) for g in draft.pick(("fm", "ff", "mf"))))
     return random_phrase(draft, kinds, ("the", "the", "the", "a", "my", "his", "her", "our", "this", "your", "number"), adjectives=0.25)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c325e4c2d8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #d59da41c
 _FREE = ("the", "the", "the", "a", "a", "my", "his", "her", "our", "their", "your", "this", "number", "possessor")
 _DEFINITE = ("the", "the", "the", "my", "his", "her", "our", "their", "your", "this", "possessor")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c32723a947
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ac227262
 def with_relative(
     draft: Draft, # the sentence
     phrase: Phrase, # a noun
@@ -1066,7 +1068,7 @@ def with_relative(
     joint = ([], []) if phrase.kind in ("person", "family") else ([word("that", label)], [word("que", label)])
     return replace(phrase, english=[*phrase.english, *joint[0], *english_clause(clause)], french=[*phrase.french, *joint[1], *french_clause(clause)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c331c4db6e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #372bbdb7
 def random_object(
     draft: Draft, # the sentence
     verb: Verb, # what is done
@@ -1085,7 +1087,7 @@ def random_object(
     found = random_phrase(draft, kinds, _DEFINITE if definite else _FREE, denied)
     return with_relative(draft, found) if draft.chance(0.08) else found
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c336b2b937
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #315843e9
 def random_tense(
     draft: Draft, # the sentence
     clause: Clause, # gets tense, modal, denial and adverb
@@ -1106,7 +1108,7 @@ def random_tense(
     clause.short = not clause.fused and draft.chance(0.3)
     return {"simple": "" if "stative" in verb.flags or clause.adverb else "habit", "progressive": "now", "past": "past", "future": "future"}.get(tense, "")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c342ffa75f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5487a89
 def add(
     clause: Clause, # to add to
     table: str, # of fixed phrases
@@ -1117,7 +1119,7 @@ def add(
     english = [w._replace(text=part) for w in english for part in w.text.split("_")]
     clause.english, clause.french = [*clause.english, *english], [*clause.french, *[w._replace(kind="art") if w.text in ("le", "la", "les") else w for w in french]]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c347805ec7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b2f6678d
 def do_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1134,7 +1136,7 @@ def do_something(
         found = random_object(draft, verb, denied)
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c351255c66
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e87abd79
 def do_to_someone(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1148,7 +1150,7 @@ def do_to_someone(
         if any(w.text == "some" for w in found.english): found = build_phrase(draft, random_noun(draft, clause.verb.objects), "our")
         clause.english, clause.french = [*found.english], [*found.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c355fe8a8d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #209a2c34
 def give_something(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1167,7 +1169,7 @@ def give_something(
         taker = object_pronoun(draft, clause.subject, "to", ("me", "you", "him", "her", "us"))
         clause.english, clause.clitics, clause.agrees = [*thing.english, *taker.english], [thing.french, taker.french], thing.agrees
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c3592c1f13
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ca9a3e21
 def go_somewhere(
     draft: Draft, # the sentence
     clause: Clause, # with subject and tense
@@ -1178,7 +1180,7 @@ def go_somewhere(
         clause.english, clause.clitics = [word("there", label)], [word("y", label, kind="clitic")]
     else: add(clause, GOALS, draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c36697651c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3105f386
 def manner(
     draft: Draft, # the sentence
     clause: Clause, # of a verb without object
@@ -1190,7 +1192,7 @@ def manner(
         label = draft.label()
         clause.english, clause.french = [word(english, label)], [word(french, label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37018ba72
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bd828f2d
 def random_action(
     draft: Draft, # the sentence
     subject: Phrase, # who does it
@@ -1211,7 +1213,7 @@ def random_action(
     if when and times and draft.chance(0.35): add(clause, TIMES[times], draft)
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c37505f02f
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f2a996d6
 IDIOMS = """
 hungry/1 | faim/1
 thirsty/1 | soif/1
@@ -1224,13 +1226,13 @@ STATES = "late/1 | en/1 retard/1; angry/1 | en/1 colère/1; on/1 holiday/2 | en/
 JOBS = {"m": "teacher doctor singer baker farmer student lawyer writer painter engineer gardener journalist musician".split(), "f": "nurse actress waitress".split()}
 BE_WITH_HAVE = replace(BE, infinitive="avoir", forms=HAVE.forms) # English is, French has: être faim is avoir faim
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c377b13d23
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cf2fafe3
 def _fitting(draft: Draft, subject: Phrase, names: Sequence[str] | None = None) -> Adjective:
     "An adjective that can be said of a subject."
     fits = [a for a in ALL_ADJECTIVES if subject.kind in a.kinds and (names is None or a.english in names) and a.place != "colour" and a.english not in ("new", "good", "bad", "pretty", "long")]
     return draft.pick(fits or [a for a in ALL_ADJECTIVES if a.english == "old"])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c381140d57
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #63c157c6
 def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = None) -> None:
     "She is (very) happy."
     adjective, label = _fitting(draft, clause.subject, names), draft.label()
@@ -1238,7 +1240,7 @@ def _be_adjective(draft: Draft, clause: Clause, names: Sequence[str] | None = No
     clause.english = [*([word("very", very)] if very else []), word(adjective.english, label)]
     clause.french = [*([word("très", very)] if very else []), word(adjective.french[clause.subject.gender, clause.subject.plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c385377239
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #5590b6ff
 COMPARATIVES = {"big": "bigger", "small": "smaller", "old": "older", "young": "younger", "strong": "stronger", "rich": "richer", "happy": "happier", "kind": "kinder",
                 "brave": "braver", "heavy": "heavier", "fast": "faster", "light": "lighter", "clean": "cleaner", "dirty": "dirtier"}
 
@@ -1254,7 +1256,7 @@ def _be_compared(draft: Draft, clause: Clause) -> None:
     if clause.denial == "no longer": clause.denial = "not"
     clause.english, clause.french = [*english, *other.english], [word(left, more), french, word(right, than), *other.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c389287287
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1f4edae6
 def _be_job(draft: Draft, clause: Clause) -> None:
     "He is a teacher, and French has no article for it."
     job = draft.pick(JOBS[clause.subject.gender])
@@ -1263,13 +1265,13 @@ def _be_job(draft: Draft, clause: Clause) -> None:
     clause.english = [*([] if plural else [word("a", label)]), word(noun.english[plural], label)]
     clause.french = [word(noun.french[plural], label)]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c393456471
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2e7f5ae4
 def _be_afraid(draft: Draft, clause: Clause) -> None:
     "They are afraid of the wolf."
     a, of, feared = draft.label(), draft.label(), random_phrase(draft, ("animal", "person", "animal"), ("the", "the", "my", "his", "this", "our"))
     clause.english, clause.french = [word("afraid", a), word("of", of), *feared.english], [word("peur", a), word("de", of), *feared.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c397808833
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8cdb3c2f
 def be_something(
     draft: Draft, # the sentence
     subject: Phrase, # who or what
@@ -1292,14 +1294,14 @@ def be_something(
     if way in "is" and not clause.denial and not subject.pronoun and draft.chance(0.15): clause.adverb = draft.pick(FREQUENCY) if subject.kind in ("person", "family", "animal") else None
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c403e9919d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #064f3d36
 class Sentence(NamedTuple):
     "Both sides before the rules of sound."
     english: list[Word]
     french: list[Word]
     end: str = "." # full stop, question or exclamation mark
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4091952c3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bff88834
 def statement(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody does something
@@ -1307,7 +1309,7 @@ def statement(
     clause = random_action(draft, random_subject(draft))
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c413ae0821
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #ad6bbd04
 def description(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody or something is somehow
@@ -1319,7 +1321,7 @@ def description(
     clause = be_something(draft, subject)
     return Sentence(english_clause(clause), french_clause(clause))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c41731b5c5
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1e6b7bc2
 def existence(
     draft: Draft, # the sentence
 ) -> Sentence: # there is something somewhere
@@ -1334,7 +1336,7 @@ def existence(
     french = [word("il", there), *no, word("y", there), word("a", v), *([word("pas", there + "no")] if deny else []), *thing.french]
     return Sentence([*english, *clause.english], [*french, *clause.french])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c422fc0dcd
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b07053cd
 def inverted(
     clause: Clause, # whose subject goes behind the verb
     label: str = "", # of the subject, where it is a noun
@@ -1347,7 +1349,7 @@ def inverted(
     links = subject.french[0].links if subject.pronoun else frozenset([subject.head or label])
     return Word(hyphen + pronoun, links)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c426adb348
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b7ddc888
 def turned(
     clause: Clause, # a question
 ) -> list[Word]: # a French question with the verb before its pronoun
@@ -1355,7 +1357,7 @@ def turned(
     front = [] if clause.subject.pronoun else clause.subject.french
     return [*front, *french_verb(clause, inverted(clause)), *clause.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c43270e368
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b1ba567e
 def undenied(
     draft: Draft, # the sentence
     make: Callable[[], Clause], # draws a clause
@@ -1365,7 +1367,7 @@ def undenied(
     clause.fused = clause.short = False
     return clause
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c436f6dd41
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #f83f1ebc
 def asked_whether(
     draft: Draft, # the sentence
     clause: Clause, # denies nothing
@@ -1376,7 +1378,7 @@ def asked_whether(
         return Sentence(english_clause(clause, support=clause.other or clause.label), turned(clause), "?")
     return Sentence(english_clause(clause, question=q), [word("est", q), word("-ce", q), word("que", q), *french_clause(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44276f146
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #9e5a3a60
 def yes_no_question(
     draft: Draft, # the sentence
 ) -> Sentence: # is it so?
@@ -1385,7 +1387,7 @@ def yes_no_question(
     state = draft.chance(0.3)
     return asked_whether(draft, undenied(draft, lambda: be_something(draft, subject, "aaacisjl") if state else random_action(draft, subject)))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4465277c8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #2e72c08d
 def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: list[Word]) -> Sentence:
     "A question word in front, then auxiliary and subject, in French verb and pronoun."
     clause.adverb = None
@@ -1393,7 +1395,7 @@ def _turned_question(draft: Draft, clause: Clause, english: list[Word], french: 
     support = clause.other if clause.tense in ("past", "future", "modal") else clause.label
     return Sentence([*english, *english_clause(clause, support=support)], [*french, *turned(clause)], "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c44877713e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cce3b427
 _ASKED = (("where", "où"), ("when", "quand"), ("why", "pourquoi"))
 
 def _ask_adverb(draft: Draft) -> Sentence:
@@ -1407,7 +1409,7 @@ def _ask_adverb(draft: Draft) -> Sentence:
     if english != "why": clause.english, clause.french, clause.clitics = [], [], []
     return _turned_question(draft, clause, [word(english, w)], [word(french, w)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c452c10ec7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #3447f346
 def _ask_object(draft: Draft) -> Sentence:
     "What is he eating? Which book did she buy? How many cups do you see?"
     verb = draft.pick([v for v in TRANSITIVE_VERBS if "generic" not in v.flags and v.base not in ("look", "listen", "invite", "help", "call", "thank", "meet")])
@@ -1422,7 +1424,7 @@ def _ask_object(draft: Draft) -> Sentence:
     else: english, french = [word("which", w)], [word(("quel" if noun.gender == "m" else "quelle") + "s" * plural, w)]
     return _turned_question(draft, clause, [*english, word(noun.english[plural], n)], [*french, word(noun.french[plural], n)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c456f1f516
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #14321834
 def _ask_subject(draft: Draft) -> Sentence:
     "Who is wearing a hat?"
     w = draft.label()
@@ -1430,14 +1432,14 @@ def _ask_subject(draft: Draft) -> Sentence:
     clause = undenied(draft, lambda: random_action(draft, who, ("simple", "progressive", "past", "future")))
     return Sentence(english_clause(clause), french_clause(clause), "?")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4608494c3
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #cc2cb8d8
 def wh_question(
     draft: Draft, # the sentence
 ) -> Sentence: # where, when, why, what, who, which, how many
     "A question with a question word."
     return draft.pick((_ask_adverb, _ask_adverb, _ask_object, _ask_object, _ask_subject))(draft)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46504156b
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #8556dfa6
 _ORDERED = tuple(v for v in TRANSITIVE_VERBS if v.base in ("eat", "drink", "buy", "read", "write", "wash", "clean", "open", "close", "repair", "carry", "wait", "listen", "look", "take", "choose", "keep", "help", "call", "invite", "prepare", "cut", "hide", "follow", "touch", "sell"))
 _ORDERED_ALONE = tuple(v for v in INTRANSITIVE_VERBS if v.base in ("sleep", "work", "run", "sing", "dance", "smile", "play", "get", "hurry", "rest", "cry", "shout", "wake"))
 
@@ -1452,7 +1454,7 @@ def _french_order(clause: Clause) -> list[Word]:
     strong = {"me": "moi", "te": "toi"}
     return [word(form, c.label), *(w._replace(text="-" + strong.get(w.text, w.text), kind="") for w in behind), *c.french]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c46999b532
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #30008b77
 def order(
     draft: Draft, # the sentence; says whether to tu or vous
 ) -> Sentence: # do this!
@@ -1466,7 +1468,7 @@ def order(
     english = [*aux, word(verb.base, clause.label), *(word(p, clause.label) for p in verb.particles), *clause.english]
     return Sentence(english, _french_order(clause), draft.pick((".", "!")))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c4741bee9e
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bcfc6e9d
 def again(
     draft: Draft, # the sentence
     phrase: Phrase, # said before
@@ -1476,7 +1478,7 @@ def again(
     label = draft.label()
     return replace(phrase, english=[word(english, label)], french=[word(french, label)], pronoun=True, head=label)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c480dd17b4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #640059da
 MOODS = ("tired", "happy", "sad", "ill", "lazy", "curious", "jealous", "kind", "brave", "intelligent", "polite") # that somebody does something for
 
 def reason(
@@ -1488,7 +1490,7 @@ def reason(
     b, second = draft.label(), undenied(draft, lambda: be_something(draft, again(draft, subject), "aais", MOODS))
     return Sentence([*english_clause(first), word("because", b), *english_clause(second)], [*french_clause(first), word("parce", b), word("que", b), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c484bc25b2
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a7cdd994
 _JOINTS = (("and", "et"), ("but", "mais"), ("while", "pendant que"), ("when", "quand"))
 
 def joined(
@@ -1504,7 +1506,7 @@ def joined(
     stop = [word(",", comma)] if english in ("and", "but") else []
     return Sentence([*english_clause(first), *stop, word(english, j), *english_clause(second)], [*french_clause(first), *stop, *(word(f, j) for f in french.split()), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c488c32e16
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #bbbaa54f
 def taken_up(
     draft: Draft, # the sentence
 ) -> Sentence: # a thing, and what is done with it
@@ -1520,7 +1522,7 @@ def taken_up(
     second.english, second.clitics, second.agrees = [word("them" if thing.plural else "it", label)], [word(form, label, kind="clitic")], (thing.gender, thing.plural)
     return Sentence([*english_clause(first), word(",", comma), word(but[0], comma + "b"), *english_clause(second)], [*french_clause(first), word(",", comma), word(but[1], comma + "b"), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49235c1b4
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c2988383
 def thought(
     draft: Draft, # the sentence
 ) -> Sentence: # somebody thinks that something is so
@@ -1531,7 +1533,7 @@ def thought(
     second = be_something(draft, subject) if draft.chance(0.5) else random_action(draft, subject)
     return Sentence([*english_clause(first), word("that", t), *english_clause(second)], [*french_clause(first), word("que", t), *french_clause(second)])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c49624a832
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b0a22f8f
 WEATHER = "it/1 is/2 raining/2 | il/1 pleut/2; it/1 is/2 snowing/2 | il/1 neige/2; it/1 is/2 cold/3 | il/1 fait/2 froid/3; it/1 is/2 hot/3 | il/1 fait/2 chaud/3; it/1 is/2 late/3 | il/1 est/2 tard/3"
 
 def condition(
@@ -1546,12 +1548,12 @@ def condition(
     if english == "because": return Sentence([*second[0], *first[0]], [*second[1], *first[1]])
     return Sentence([*first[0], word(",", comma), *second[0]], [*first[1], word(",", comma), *second[1]])
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c503e46123
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #74ed1cc5
 ADDRESSES = (("Mum", "maman", True, "f", False), ("Dad", "papa", True, "m", False), *((n, n, True, g, False) for n, g in NAMES), ("my friend", "mon ami", True, "m", False),
              ("sir", "monsieur", False, "m", False), ("madam", "madame", False, "f", False), ("doctor", "docteur", False, "m", False),
              ("children", "les enfants", False, "m", True), ("girls", "les filles", False, "f", True), ("my friends", "mes amis", False, "m", True))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c505319586
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #dab6cc1f
 def addressed(
     draft: Draft, # the sentence
 ) -> Sentence: # Mum, are you tired?
@@ -1572,14 +1574,14 @@ def addressed(
     if draft.chance(0.5): return Sentence([*name[0], word(",", comma), *made.english], [*name[1], word(",", comma), *made.french], made.end)
     return Sentence([*made.english, word(",", comma), *name[0]], [*made.french, word(",", comma), *name[1]], made.end)
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5100397f9
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #fe64d7c9
 class AlignedPair(NamedTuple):
     "A sentence, its translation, and which token became which."
     source: str # English
     target: str # French
     alignment: list[tuple[int, int]] # (source token, target token), tokens as `cut_text` and `WordTokenizer` cut them
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c51471b0e1
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c71903c6
 def finish(
     made: Sentence, # from a construction
 ) -> AlignedPair: # text and alignment
@@ -1592,14 +1594,14 @@ def finish(
         rows.append([first, *side[1:], end])
     return AlignedPair(*(join_tokens([w.text for w in row]) for row in rows), align(*rows))
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52093e8b8
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #6334ae17
 CONSTRUCTIONS: dict[str, tuple[Callable[[Draft], Sentence], int]] = {
     "statement": (statement, 8), "description": (description, 4), "existence": (existence, 2), "yes_no_question": (yes_no_question, 3), "wh_question": (wh_question, 3),
     "order": (order, 2), "reason": (reason, 2), "joined": (joined, 2), "taken_up": (taken_up, 3), "thought": (thought, 2), "condition": (condition, 2), "addressed": (addressed, 3),
 }
 SIMPLE = ("statement", "description", "existence") # one clause each, no questions
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52295c7b7
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #b934a326
 class BilingualGrammar:
     "Writes English-French pairs with word alignments, as many as are asked for."
     def __init__(self,
@@ -1619,7 +1621,7 @@ class BilingualGrammar:
     def __iter__(self) -> Iterator[AlignedPair]:
         while True: yield self.pair()
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c52815b652
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #951b5917
 def make_pairs(
     n: int, # how many
     seed: int = 0, # the same seed, the same pairs
@@ -1634,7 +1636,7 @@ def make_pairs(
         elif tries > 100 * n + 1000: raise ValueError(f"only {len(pairs)} different sentences came in {tries} tries")
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c53633de54
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #29ba252c
 def alignment_matrix(
     pair: AlignedPair, # with S source and T target tokens
 ) -> list[list[float]]: # (T, S); each row sums to 1, shared out among the source tokens of a target token
@@ -1643,7 +1645,7 @@ def alignment_matrix(
     for i, j in pair.alignment: rows[j][i] = 1.0
     return [[value / max(1.0, sum(row)) for value in row] for row in rows]
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c55910916c
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #e28bf018
 def write_pairs(
     path: str | Path, # a tab-separated file
     pairs: Iterable[AlignedPair], # what to write
@@ -1654,7 +1656,7 @@ def write_pairs(
     links = lambda pair: " ".join(f"{i}-{j}" for i, j in pair.alignment)
     path.write_bytes("".join(f"{p.source}\t{p.target}\t{links(p)}\n" for p in pairs).encode())
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c561b2cd1d
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #a3a1836e
 def read_aligned(
     path: str | Path, # a file that `write_pairs` wrote
 ) -> list[AlignedPair]: # as they were
@@ -1667,7 +1669,7 @@ def read_aligned(
         except ValueError: raise DataError("source, target and an alignment like 0-0 1-2 were expected, with tabs between", path, n) from None
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c5682607de
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #07599279
 SAMPLE_SIZES = {"train": 10_000, "valid": 500, "test": 500}
 
 def make_sample(
@@ -1680,7 +1682,7 @@ def make_sample(
         write_pairs(Path(folder) / f"{name}.tsv", pairs[at:at + size])
         at += size
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c573f11765
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #7e8113f7
 @dataclass
 class GrammarConfig:
     "Writes English-French sentence pairs with word alignments to a tab-separated file."
@@ -1689,7 +1691,7 @@ class GrammarConfig:
     seed: int = 0 # the same seed, the same pairs
     constructions: tuple[str, ...] = () # only these; all if none is given
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c57715686a
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #1d273bdf
 def main(
     args: Sequence[str] | None = None, # None: the command line's
 ) -> None:
@@ -1700,5 +1702,5 @@ def main(
     write_pairs(config.output, pairs)
     print(f"{len(pairs):,} pairs in {config.output}")
 
-# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #c581d65585
+# %% ../../nbs/stage2_seq2seq/02_grammar.ipynb #00693ee4
 if __name__ == "__main__" and "__file__" in globals(): main() # a notebook has no __file__
