@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "positions": ["sinusoidal_positions", "position_angles", "SinusoidalPositions", "LearnedPositions", "RotaryPositions", "RotaryMultiHeadAttention"],
         "cost": ["attention_flops", "convolution_flops", "recurrence_flops", "sequence_layers", "peak_memory", "time_side_by_side", "PowerLaw",
                  "fit_power_law", "measure_cost", "fitted", "plot_cost", "describe_machine"],
-        "norms": ["layer_norm", "TransformerEncoderLayer", "TransformerEncoder", "gradient_norm"],
+        "norms": ["layer_norm", "LayerHalves", "TransformerEncoderLayer", "TransformerEncoder", "gradient_norm"],
         "explore": ["AttentionState", "attention_state", "effective_keys", "draw_attention", "attention_explorer"],
         "exercises": ["grade", "grade_notebook"],
     },
