@@ -8,7 +8,7 @@ __all__ = ['CHECKS', 'THIS', 'check_masked_softmax', 'check_attention', 'check_c
            'check_online_attention', 'check_temperature_for', 'check_pre_norm_block', 'check_local_mask',
            'check_linear_attention', 'Grades', 'grade', 'grade_notebook', 'GradeConfig', 'grade_class', 'main']
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #36631363
+# %% ../../nbs/stage1_attention/08_checks.ipynb #f9ab8a7c
 import csv
 import json
 import math
@@ -32,7 +32,7 @@ from .multihead import MultiHeadAttention
 from .scores import masked_softmax
 from ..toolkit.checking import Case, Comparison, Verdict, check, close
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #cdc3a92f
+# %% ../../nbs/stage1_attention/08_checks.ipynb #966e318d
 def _numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -40,7 +40,7 @@ def _same_type(got: object, dtype: torch.dtype) -> Comparison:
     if not isinstance(got, Tensor): return Comparison(False, f"came a {type(got).__name__}, expected a tensor")
     return Comparison(got.dtype == dtype, f"came {got.dtype}, expected {dtype}")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #cd79f6b0
+# %% ../../nbs/stage1_attention/08_checks.ipynb #5ae77407
 def check_masked_softmax(
     function: Callable, # yours: (scores, mask) -> weights
 ) -> Verdict:
@@ -67,7 +67,7 @@ def check_masked_softmax(
     return check(function, cases | broken, {says: (test, list(cases)) for says, test in tests.items()} | {
         "a NaN in a real score stays in sight": (lambda f, s, m: bool(f(s, m).isnan().any()), list(broken))}, "masked_softmax")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #86423ba5
+# %% ../../nbs/stage1_attention/08_checks.ipynb #a2563b4c
 def check_attention(
     function: Callable, # yours: (query, key, value, mask=None) -> (context, weights)
 ) -> Verdict:
@@ -88,7 +88,7 @@ def check_attention(
         "what stands at a masked key does not matter": (garbage, ["the second sequence has two real keys"]),
     }, "attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #41f33470
+# %% ../../nbs/stage1_attention/08_checks.ipynb #f13eb2a6
 def _lengths(*lengths: int) -> dict[str, tuple]: return {f"length {n}": (n,) for n in lengths}
 
 def check_causal_mask(
@@ -103,7 +103,7 @@ def check_causal_mask(
         "everybody sees all that came before": lambda f, n: close(f(n).float(), torch.ones(n, n).tril()),
     }, "causal_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #13c52739
+# %% ../../nbs/stage1_attention/08_checks.ipynb #e5b1cd88
 def check_padding_mask(
     function: Callable, # yours: (lengths) -> mask
 ) -> Verdict:
@@ -115,7 +115,7 @@ def check_padding_mask(
         "the real positions come first": lambda f, n: close(f(n).float(), library.padding_mask(n).float()),
     }, "padding_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #cf196ab7
+# %% ../../nbs/stage1_attention/08_checks.ipynb #d15c14b0
 def check_split_heads(
     function: Callable, # yours: (x, num_heads) -> (B, H, L, D / H)
 ) -> Verdict:
@@ -127,7 +127,7 @@ def check_split_heads(
         "every head has its own slice": lambda f, x, h: close(f(x, h), expected(x, h)),
     }, "split_heads")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #f41dc079
+# %% ../../nbs/stage1_attention/08_checks.ipynb #31be6f28
 def check_merge_heads(
     function: Callable, # yours: (x) -> (B, L, H * d)
 ) -> Verdict:
@@ -138,7 +138,7 @@ def check_merge_heads(
         "a position gets back its own heads, side by side": lambda f, x: close(f(x), expected(x)),
     }, "merge_heads")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #f217f217
+# %% ../../nbs/stage1_attention/08_checks.ipynb #01df9e8d
 def check_sinusoidal_positions(
     function: Callable, # yours: (length, dim) -> (length, dim)
 ) -> Verdict:
@@ -152,7 +152,7 @@ def check_sinusoidal_positions(
         "the frequencies fall from 1 towards 1/10,000": lambda f, n, d: close(f(n, d).float(), expected(n, d), 1e-4),
     }, "sinusoidal_positions")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #2a7d07e9
+# %% ../../nbs/stage1_attention/08_checks.ipynb #452df2ba
 def _turned(x: Tensor, base: float = 10000.) -> Tensor:
     L, D = x.shape[-2:]
     angle = torch.arange(L)[:, None] / base ** (torch.arange(0, D, 2) / D)
@@ -174,7 +174,7 @@ def check_rotate(
         "each pair turns at its own speed": lambda f, x: close(f(x), _turned(x), 1e-4),
     }, "rotate")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #f4607491
+# %% ../../nbs/stage1_attention/08_checks.ipynb #24ac49c7
 class _LargestProduct(torch.overrides.TorchFunctionMode):
     "Notes the number of elements of the largest tensor that any torch function returns."
     def __init__(self): super().__init__(); self.largest = 0
@@ -188,7 +188,7 @@ def _in_blocks(f: Callable, q: Tensor, k: Tensor, v: Tensor, block: int) -> Comp
     allowed = max(q.shape[-2] * block, k.numel(), v.numel())
     return Comparison(seen.largest <= allowed, f"came a tensor of {seen.largest} elements, expected none beyond {allowed}: {q.shape[-2]} queries times a block of {block}")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #34a29388
+# %% ../../nbs/stage1_attention/08_checks.ipynb #afd54f5a
 def check_online_attention(
     function: Callable, # yours: (query, key, value, block) -> context
 ) -> Verdict:
@@ -202,7 +202,7 @@ def check_online_attention(
         "there is never a full table of scores": (_in_blocks, ["64 queries, 64 keys"]),
     }, "online_attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #8e0a6723
+# %% ../../nbs/stage1_attention/08_checks.ipynb #d4a837f3
 def check_temperature_for(
     function: Callable, # yours: (scores, keys) -> temperature
 ) -> Verdict:
@@ -216,7 +216,7 @@ def check_temperature_for(
         "softmax at that temperature spreads over that many keys": spread,
     }, "temperature_for")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #8dea0581
+# %% ../../nbs/stage1_attention/08_checks.ipynb #4d9fcc5d
 def check_pre_norm_block(
     function: Callable, # yours: (x, attention, norm1, feedforward, norm2) -> x
 ) -> Verdict:
@@ -236,7 +236,7 @@ def check_pre_norm_block(
         "norm, branch, sum; twice": lambda f, *a: close(f(*a), expected(*a)),
     }, "pre_norm_block")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #12dc49f6
+# %% ../../nbs/stage1_attention/08_checks.ipynb #64b5f45f
 def check_local_mask(
     function: Callable, # yours: (length, window) -> mask
 ) -> Verdict:
@@ -249,7 +249,7 @@ def check_local_mask(
         "it sees as far back as the window, and no further": lambda f, n, w: close(f(n, w).float(), expected(n, w).float()),
     }, "local_mask")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #96077526
+# %% ../../nbs/stage1_attention/08_checks.ipynb #7f2920ac
 def check_linear_attention(
     function: Callable, # yours: (query, key, value) -> context
 ) -> Verdict:
@@ -270,11 +270,11 @@ def check_linear_attention(
         "there is never an L x L table": (linear, ["200 positions"]),
     }, "linear_attention")
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #9fc0f1bb
+# %% ../../nbs/stage1_attention/08_checks.ipynb #2f669813
 CHECKS: dict[str, Callable[[Callable], Verdict]] = {
     name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_") and callable(found)}
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #16395ccc
+# %% ../../nbs/stage1_attention/08_checks.ipynb #084dcf59
 @dataclass(frozen=True)
 class Grades:
     "One verdict for each exercise; prints as a table."
@@ -287,6 +287,7 @@ class Grades:
         rows = [f"{number:2d}  {name:22s}{v.state:14s}{v.broken if v.state == 'failed' else ''}".rstrip() for number, (name, v) in enumerate(self.verdicts.items(), 1)]
         return "\n".join([*rows, f"{self.passed} of {len(self.verdicts)} passed"])
 
+# %% ../../nbs/stage1_attention/08_checks.ipynb #8a19fcb6
 def grade(
     namespace: Mapping[str, object], # names and what they stand for: `globals()` of a notebook
     only: Sequence[str] | None = None, # exercises to try; all when None
@@ -299,7 +300,7 @@ def grade(
         found[name] = checks[name](namespace[name]) if name in namespace else missing
     return Grades(found)
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #c4bd8e01
+# %% ../../nbs/stage1_attention/08_checks.ipynb #a484ed0c
 THIS = "stage_modules.attention.exercises"
 
 def _late(*_) -> None: raise TimeoutError("it takes longer than the time limit")
@@ -331,7 +332,7 @@ def _grade_here(path: str, results: str, seconds: int, module: str) -> None:
             file.write(json.dumps({name: verdict.state, "why": f"{verdict.broken} {verdict.problem}".strip()}) + "\n")
             file.flush()
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #fff039a1
+# %% ../../nbs/stage1_attention/08_checks.ipynb #b4418343
 def grade_notebook(
     path: str | Path, # a notebook with answers
     cell_seconds: int = 20, # limit for each cell and each check
@@ -354,7 +355,7 @@ def grade_notebook(
     row["passed"] = sum(row[name] == "passed" for name in names)
     return row
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #5816e76a
+# %% ../../nbs/stage1_attention/08_checks.ipynb #909f4780
 @dataclass
 class GradeConfig:
     "Grade notebooks: one row each, on screen and as CSV."
@@ -376,7 +377,7 @@ def grade_class(
             writer.writerows(rows)
     return rows
 
-# %% ../../nbs/stage1_attention/08_checks.ipynb #bdd5b2d1
+# %% ../../nbs/stage1_attention/08_checks.ipynb #6c52a0ea
 def main(
     module: str = THIS, # has the `CHECKS`
 ) -> None:
