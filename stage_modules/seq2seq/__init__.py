@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluate": ["corpus_bleu", "group_references"],
         "train": ["TrainConfig"],
         "explore": ["draw_attention", "draw_against_gold", "forced_attention", "alignment_error_rate", "explore_attention"],
+        "visualize": ["attention_html", "attention_page", "draw_map", "draw_coverage", "head_maps", "draw_head_maps", "demo_translator",
+                      "explore_translations"],
         "exercises": ["grade", "grade_notebook"],
     },
 )
