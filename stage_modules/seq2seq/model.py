@@ -10,7 +10,7 @@ __all__ = ['ENCODERS', 'DECODERS', 'ENCODER_PAGES', 'DECODER_PAGES', 'reverse_pa
            'Seq2Seq', 'ModelConfig', 'register_encoder', 'build_lstm_encoder', 'find_encoder', 'register_decoder',
            'build_recurrent', 'find_decoder', 'initialise', 'build_model']
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #5ce27870
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #c3c23654
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .attention import ATTENTIONS, Attention, build_attention
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #79952ebe
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #17b7093a
 class _PermuteRows(Function):
     "Pick rows by an index that is its own inverse; the gradient takes the same way."
 
@@ -39,7 +39,7 @@ class _PermuteRows(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return grad.index_select(0, ctx.saved_tensors[0]), None
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #c0cf6a0e
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #15f6f69b
 def reverse_padded(
     x: Tensor, # (B, S, D)
     lengths: Tensor, # real positions of each row, (B,)
@@ -51,7 +51,7 @@ def reverse_padded(
     index = torch.where(mirrored < 0, place, mirrored) + S * torch.arange(B, device=x.device).unsqueeze(1)
     return _PermuteRows.apply(x.flatten(0, 1), index.flatten()).view_as(x)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ad556789
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #f16e1762
 def _at_end(
     states: Tensor, # (B, S, D)
     lengths: Tensor, # (B,)
@@ -60,7 +60,7 @@ def _at_end(
     last = (lengths - 1).clamp(min=0)
     return states[torch.arange(len(states), device=states.device), last]
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #2aa0bafb
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d81c665f
 class BidirectionalLayer(nn.Module):
     "Two LSTMs, one for each reading direction, over a padded batch; `output_dim` is the two side by side."
 
@@ -85,14 +85,14 @@ class BidirectionalLayer(nn.Module):
         final = torch.cat([_at_end(there, lengths), _at_end(back, lengths)], -1)
         return torch.cat([there, reverse_padded(back, lengths)], -1), final
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #46d56275
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #aa115c1c
 class Encoded(NamedTuple):
     "What an encoder hands to a decoder, whatever the encoder is."
     states: Tensor # one per source position, zero at filler, (B, S, D)
     mask: Tensor # True where real, (B, S)
     summary: Tensor # the sentence in one vector, (B, D)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #210c3843
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #8112e9d4
 class LSTMEncoder(nn.Module):
     """Word embeddings, then stacked bidirectional LSTMs. Padding never changes what a sentence gives.
 
@@ -128,14 +128,14 @@ class LSTMEncoder(nn.Module):
             x = x + states if x.shape == states.shape else states # a residual, where sizes allow
         return Encoded(x * mask.unsqueeze(-1), mask, summary * (lengths > 0).unsqueeze(-1))
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d9f4a763
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #4d5d7d63
 def _stack(
     steps: list[tuple[Tensor | None, ...]], # what each step gave, (B, ...) or None each
 ) -> tuple[Tensor | None, ...]: # (B, T, ...) each; None where the steps gave None
     "From a list of steps to one tensor of each kind."
     return tuple(None if kind[0] is None else torch.stack(kind, 1) for kind in zip(*steps))
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d9d6f917
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #c8dd6d38
 def step_through(
     decoder: nn.Module, # with start, step and output
     target_in: Tensor, # the words before each word, beginning with <bos>, (B, T)
@@ -151,7 +151,7 @@ def step_through(
         if t < target_in.shape[1]: token = target_in[:, t] if forced else decoder.output(features.detach()).argmax(-1)
     return _stack(steps)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #8b0c167b
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d4c302c5
 class WordEmbedding(nn.Embedding):
     """A vector for each word; filler gets zeros.
 
@@ -176,7 +176,7 @@ class WordEmbedding(nn.Embedding):
         rows = super().forward(tokens)
         return rows if self.scale == 1. else rows * self.scale
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #9697f867
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #1a8fe401
 def output_layer(
     embedding: WordEmbedding, # of the words that are written
     tied: bool = False, # score a word by its own embedding; saves a table of V rows
@@ -186,7 +186,7 @@ def output_layer(
     if tied: layer.weight = embedding.weight
     return layer
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #94123715
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #429300ae
 class Decoder(nn.Module):
     """What every decoder has: an embedding, dropout, an `output` layer, and three ways to be used.
 
@@ -228,7 +228,7 @@ class Decoder(nn.Module):
         "Each word after the right words before it (teacher forcing)."
         return step_through(self, target_in, encoded, need_weights)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #b8122438
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #566fa9fa
 def select_rows(
     state: Any, # tensors with the batch first, inside tuples, named tuples and lists; None stays None
     index: Tensor, # which rows, (K,) long; a row may be picked more than once
@@ -240,7 +240,7 @@ def select_rows(
     rows = [select_rows(part, index) for part in state]
     return type(state)(*rows) if hasattr(state, "_fields") else type(state)(rows)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #18987dd7
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #ee328b11
 def lstm_cell(
     gates: Tensor, # input, forget, candidate and output gate before their nonlinearity, (B, 4H)
     cell: Tensor, # (B, H)
@@ -250,7 +250,7 @@ def lstm_cell(
     cell = torch.addcmul(i.sigmoid() * g.tanh(), f.sigmoid(), cell)
     return o.sigmoid() * cell.tanh(), cell
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e9151d05
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #fd4d6ab7
 class SplitLSTM(nn.LSTM):
     """One LSTM layer whose input has two parts: a word, and a rest that may have to wait for the step before.
 
@@ -289,14 +289,14 @@ class SplitLSTM(nn.LSTM):
         weight = self.waiting_weight() if weight is None else weight
         return lstm_cell(projected + F.linear(torch.cat([rest, hidden], -1), weight), cell)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #4696d031
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #988938c0
 class DecoderState(NamedTuple):
     "What goes from word to word. The batch is the first axis of every tensor in it."
     hidden: Tensor # of each layer, (B, N, H)
     cell: Tensor # of each layer, (B, N, H)
     attention: Any # what `attention.start` made; without attention the summary, (B, D)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #01e661fc
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #449d65f8
 def layer_state(
     state: DecoderState, # hidden and cell (B, N, H)
     layer: int, # which of the N
@@ -304,7 +304,7 @@ def layer_state(
     "One layer's state for a call of torch's LSTM."
     return state.hidden[:, layer].unsqueeze(0).contiguous(), state.cell[:, layer].unsqueeze(0).contiguous()
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #a0c82d84
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #4433cfe1
 class ResidualLSTMs(nn.ModuleList):
     "Stacked LSTMs, each of which adds its output to its input: a residual keeps deep stacks trainable."
 
@@ -329,7 +329,7 @@ class ResidualLSTMs(nn.ModuleList):
             hidden = hidden + out; hiddens.append(h[0]); cells.append(c[0])
         return hidden, hiddens, cells
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #bdf40665
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #870576c3
 class LSTMDecoder(Decoder):
     """What decoders of stacked LSTMs have in common, wherever they put their attention: first states from the summary,
     layers above the first, and a readout before the output layer."""
@@ -368,7 +368,7 @@ class LSTMDecoder(Decoder):
         "Features for the output layer from state, context and whatever else helps, (..., *) each."
         return self.dropout(self.readout(torch.cat(parts, -1)).tanh())
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #18edb2f4
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #56526efd
 class AttendingDecoder(LSTMDecoder):
     """Stacked LSTMs with a slot for an attention, whose context the first layer reads beside the word.
 
@@ -408,7 +408,7 @@ class AttendingDecoder(LSTMDecoder):
         "Ask the attention; without one the summary is the answer to every question."
         return self.attention.step(hidden, memory) if self.looks else (memory, None, memory)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #854173cd
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #8f7001b9
 class StepDecoder(AttendingDecoder):
     "One word at a time, the attention asked with the first layer's state *before* the step."
 
@@ -425,7 +425,7 @@ class StepDecoder(AttendingDecoder):
         state = DecoderState(torch.stack([hidden, *hiddens], 1), torch.stack([cell, *cells], 1), memory)
         return self.read_out(top.squeeze(1), word, context), weights, state
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e873324d
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #efa63aee
 class RecurrentDecoder(StepDecoder):
     """`StepDecoder` with a fast path for words that are known: only attention and the first layer's recurrence stay in the loop.
 
@@ -459,7 +459,7 @@ class RecurrentDecoder(StepDecoder):
         contexts = state.attention.unsqueeze(1).expand(-1, words.shape[1], -1) # (B, T, D)
         return self.first(torch.cat([words, contexts], -1), layer_state(state, 0))[0], contexts, None
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #867c0290
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #98a24301
 def sequence_loss(
     logits: Tensor, # (B, T, V), or real positions only, (N, V)
     targets: Tensor, # the right words, (B, T) or (N,)
@@ -471,7 +471,7 @@ def sequence_loss(
     loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", label_smoothing=label_smoothing)
     return loss, torch.tensor(targets.numel(), device=targets.device)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #48a718d0
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #f9590faa
 class EncoderDecoder(nn.Module):
     "An encoder and a decoder, put together."
 
@@ -496,7 +496,7 @@ class EncoderDecoder(nn.Module):
         "Scores for every target position, given the right words before it."
         return self.decoder.output(self.decoder(target_in, self.encoder(source, source_mask))[0])
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #9f6a97b1
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #f254d6b9
 def length_limits(
     source_mask: Tensor, # True where real, (B, S)
     max_length: int | None = None, # the same for all; None: twice the source's own length and ten more
@@ -505,7 +505,7 @@ def length_limits(
     own = source_mask.sum(1)
     return 2 * own + 10 if max_length is None else torch.full_like(own, max_length)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #dcc2d635
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #a3beb83d
 def _write(
     model: EncoderDecoder, # in evaluation mode
     source: Tensor, # (B, S), B at least 1
@@ -526,7 +526,7 @@ def _write(
         if done.all(): break
     return _stack(steps) if steps else (source.new_zeros(len(source), 0), None)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #87c4a0fa
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #14ca7b1d
 @torch.no_grad()
 def greedy_decode(
     model: EncoderDecoder, # its mode is left as it was
@@ -550,7 +550,7 @@ def greedy_decode(
     if weights is None: weights = torch.zeros(*tokens.shape, source.shape[1], device=source.device)
     return ids, [w[:end + 1, :length] for w, end, length in zip(weights, ends, source_mask.sum(1).tolist())]
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #f99dc398
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e21ae39d
 class Seq2Seq(EncoderDecoder):
     "An encoder, a decoder, and the two things one does with them: learn from pairs, and write."
 
@@ -581,7 +581,7 @@ class Seq2Seq(EncoderDecoder):
         "What `greedy_decode` writes."
         return greedy_decode(self, source, source_mask, max_length, need_weights)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #7dd3c389
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #eac27574
 @dataclass
 class ModelConfig:
     "What `build_model` needs to know."
@@ -600,13 +600,13 @@ class ModelConfig:
     num_heads: int = 4 # heads of the transformer's attentions
     tied_embeddings: bool = False # the target embedding's table is also the output layer's weight
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #70a0351d
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #1211de7e
 ENCODERS: dict[str, Callable[[ModelConfig], nn.Module]] = {}
 DECODERS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {}
 ENCODER_PAGES = {"conv": "encoders", "transformer": "encoders"} # name -> module that registers it when it is imported
 DECODER_PAGES = {"luong": "luong", "coverage": "coverage", "self": "transformer"}
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #9645a14e
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e538ab44
 def register_encoder(
     name: str, # what `encoder_type` will call it
 ) -> Callable: # a decorator for `build(config) -> encoder`
@@ -618,7 +618,7 @@ def register_encoder(
         return build
     return register
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e9eda154
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #29fab036
 @register_encoder("lstm")
 def build_lstm_encoder(
     config: ModelConfig, # sizes
@@ -626,7 +626,7 @@ def build_lstm_encoder(
     "The stacked bidirectional LSTM."
     return LSTMEncoder(config.source_vocab_size, config.embedding_dim, config.hidden_size, config.num_layers, config.dropout)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #37377b0c
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #e0884fcb
 def find_encoder(
     name: str, # an `encoder_type`
 ) -> Callable[[ModelConfig], nn.Module]: # build(config) -> encoder
@@ -635,7 +635,7 @@ def find_encoder(
     if name in ENCODERS: return ENCODERS[name]
     raise ValueError(f"encoder_type {name!r} is not known; known: {', '.join(dict.fromkeys(['lstm', *ENCODERS, *ENCODER_PAGES]))}")
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #6a44182b
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d21f51ae
 def register_decoder(
     attention_type: str, # what `attention_type` will call it
 ) -> Callable: # a decorator for `build(config, memory_dim) -> decoder`
@@ -647,7 +647,7 @@ def register_decoder(
         return build
     return register
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3eda77b4
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #86cbe2e5
 def build_recurrent(
     config: ModelConfig, # sizes, and the name of an attention
     memory_dim: int, # features of an encoder state
@@ -657,7 +657,7 @@ def build_recurrent(
     return RecurrentDecoder(config.target_vocab_size, config.embedding_dim, config.hidden_size, memory_dim, attention,
                             config.num_layers, config.dropout, tied=config.tied_embeddings)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #bf6cde66
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3895c2b6
 def find_decoder(
     attention_type: str, # a name
 ) -> Callable[[ModelConfig, int], nn.Module]: # build(config, memory_dim) -> decoder
@@ -668,7 +668,7 @@ def find_decoder(
     names = dict.fromkeys(["none", "bahdanau", *DECODER_PAGES, *sorted(DECODERS), *sorted(ATTENTIONS)])
     raise ValueError(f"attention_type {attention_type!r} is not known; known: {', '.join(names)}")
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #0111ceed
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #d3b0d465
 def _start_lstm(
     lstm: nn.LSTM, # changed in place
 ) -> None:
@@ -679,7 +679,7 @@ def _start_lstm(
         else: nn.init.zeros_(p)
         if "bias_ih" in name: nn.init.ones_(p.detach().chunk(4)[1])
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3a39ae9e
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #3542563d
 def initialise(
     model: nn.Module, # changed in place
 ) -> None:
@@ -698,7 +698,7 @@ def initialise(
             if id(module.weight) not in tables: nn.init.xavier_uniform_(module.weight) # a tied one is done already
             if module.bias is not None: nn.init.zeros_(module.bias)
 
-# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #c7aad334
+# %% ../../nbs/stage2_seq2seq/03_encoder_decoder.ipynb #91fae06f
 def build_model(
     config: ModelConfig, # sizes and names
 ) -> Seq2Seq: # with fresh weights
