@@ -15,6 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "encoders": ["ConvEncoder", "TransformerSourceEncoder", "PositionedEmbedding", "influence"],
         "translate": ["Translator", "Translation"],
         "search": ["Hypothesis", "beam_search", "length_divisor", "coverage_score"],
+        "metrics": ["measure_attention", "attention_spread", "monotonic_score", "coverage_errors", "row_entropy", "bootstrap_bleu", "paired_bootstrap",
+                    "bleu_by_length"],
         "evaluate": ["corpus_bleu", "group_references"],
         "train": ["TrainConfig"],
         "explore": ["draw_attention", "draw_against_gold", "forced_attention", "alignment_error_rate", "explore_attention"],

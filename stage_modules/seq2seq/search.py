@@ -6,7 +6,7 @@
 __all__ = ['length_divisor', 'coverage_score', 'Hypothesis', 'SearchRules', 'repeats', 'forbid', 'Beams', 'open_beams', 'extend',
            'take', 'Ended', 'merge', 'collect', 'is_done', 'advance', 'beam_search']
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #70d6c6fa
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #61195bb4
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .model import Encoded, Seq2Seq, select_rows
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #5abefbcc
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #d4818fd4
 def length_divisor(
     length: int | Tensor, # tokens written, <eos> among them
     alpha: float, # 0: no change; 1: nearly the mean per token
@@ -23,7 +23,7 @@ def length_divisor(
     "By what a log probability is divided so that long sentences stand a chance (Wu et al. 2016, equation 14)."
     return ((5 + length) / 6) ** alpha
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #08f0039f
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #405f85f4
 def coverage_score(
     coverage: Tensor, # attention that each source position has had in all, (..., S)
     mask: Tensor, # True where real, broadcasts to `coverage`
@@ -32,7 +32,7 @@ def coverage_score(
     "Nothing for a source that was read whole, less the more of it was not looked at (Wu et al. 2016, equation 14)."
     return beta * coverage.clamp(1e-9, 1.).log().masked_fill(~mask, 0.).sum(-1)
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #70c89b45
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #5c18d4a1
 class Hypothesis(NamedTuple):
     "One translation that a search found."
     ids: list[int] # without <bos> and <eos>
@@ -40,7 +40,7 @@ class Hypothesis(NamedTuple):
     log_probability: float # of all words and of <eos>, in nats, at most 0
     weights: Tensor | None = None # where the decoder looked for each word and, if it ended by itself, for <eos>, (T, S); None if not asked for
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #dbf1067f
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #c4a364f7
 class SearchRules(NamedTuple):
     "What a search keeps to."
     beam_size: int = 5 # hypotheses kept for each sentence
@@ -58,7 +58,7 @@ class SearchRules(NamedTuple):
         need(1 <= self.n_best <= self.beam_size, "n_best", f"1 to beam_size={self.beam_size}")
         for name in "length_penalty", "coverage_penalty", "min_length", "no_repeat_ngram": need(getattr(self, name) >= 0, name, "0 or more")
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #2148c841
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #9f93dbb6
 def repeats(
     tokens: Tensor, # words written, (..., t)
     n: int, # length of what must not come twice
@@ -69,7 +69,7 @@ def repeats(
     again = (grams[..., :-1] == tokens[..., None, tokens.shape[-1] - n + 1:]).all(-1)
     return grams[..., -1].masked_fill(~again, -1)
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #06b57761
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #3f82f9e9
 def forbid(
     log_probs: Tensor, # of the next word, (N, K, V); changed in place
     tokens: Tensor, # <bos> and the words so far, (N, K, 1 + t)
@@ -87,7 +87,7 @@ def forbid(
         log_probs[..., eos_id] = torch.where(log_probs.isneginf().all(-1), end, -torch.inf) # ends where nothing else is left
     return log_probs
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #2bfd73b8
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #80c0dad9
 class Beams(NamedTuple):
     "The beginnings that a search holds: K for each of N sentences, best first."
     tokens: Tensor # <bos> and the words so far, (N, K, 1 + t)
@@ -95,7 +95,7 @@ class Beams(NamedTuple):
     coverage: Tensor | None # attention that each source position has had, (N, K, S); None if nobody asks
     state: Any # the decoder's, N * K rows
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #91445ea3
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #52e1ebdc
 def open_beams(
     model: Seq2Seq, # its decoder
     encoded: Encoded, # N sentences
@@ -107,7 +107,7 @@ def open_beams(
     start = torch.full((len(mask), 1, 1), model.bos_id, device=mask.device)
     return Beams(start, torch.zeros(len(mask), 1, dtype=torch.float64, device=mask.device), coverage, model.decoder.start(encoded))
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #9ed39787
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #4f3e1244
 def extend(
     model: Seq2Seq, # its decoder
     beams: Beams, # before the step
@@ -124,7 +124,7 @@ def extend(
     coverage = None if beams.coverage is None else beams.coverage + weights.unflatten(0, shape)
     return log_probability, place // best.shape[-1], token.flatten(1).gather(1, place), beams._replace(coverage=coverage, state=state)
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #abc227da
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #370ed23a
 def _top(
     values: Tensor, # (N, ...)
     count: int, # at most
@@ -133,7 +133,7 @@ def _top(
     flat = values.flatten(1)
     return flat.topk(min(count, flat.shape[1]), -1)
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #e689c03b
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #fb2e60ba
 def take(
     x: Tensor, # (N, K, ...)
     which: Tensor, # numbers below K, (N, M)
@@ -141,14 +141,14 @@ def take(
     "Picks hypotheses of each sentence."
     return x[torch.arange(len(x), device=x.device).unsqueeze(1), which]
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #8e3b7d73
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #8df1cc5d
 class Ended(NamedTuple):
     "The best hypotheses of each sentence that have ended, best first; score -inf where there is none yet."
     score: Tensor # (N, K)
     log_probability: Tensor # (N, K)
     tokens: Tensor # <bos>, words, <eos> if the hypothesis has one, filler, (N, K, 1 + t)
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #2e4e22a9
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #7f6728da
 def merge(
     ended: Ended, # so far, (N, K)
     new: Ended, # score -inf for those that have not ended, (N, M)
@@ -160,7 +160,7 @@ def merge(
     log_probability = torch.cat([ended.log_probability, new.log_probability], 1).gather(1, which)
     return Ended(score, log_probability, take(torch.cat([longer, new.tokens], 1), which))
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #aaf935f8
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #fb95fb84
 def collect(
     model: Seq2Seq, # its token ids
     log_probability: Tensor, # of the extensions, best first, (N, M)
@@ -179,7 +179,7 @@ def collect(
     if coverage is not None: score = score + coverage_score(coverage, mask.unsqueeze(1), rules.coverage_penalty)
     return Ended(score.masked_fill(~(ends | cut), -torch.inf), log_probability, tokens), going, chosen
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #11f02c7a
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #693b5676
 def is_done(
     ended: Ended, # so far, (N, K)
     going: Tensor, # log probability of those that go on, best first, (N, K)
@@ -191,7 +191,7 @@ def is_done(
     hope = going[:, 0] / length_divisor(limit, rules.length_penalty)
     return (limit <= written) | ended.score[:, -1].isfinite() | (hope <= ended.score[:, rules.n_best - 1])
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #187f343a
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #cb1b4dcf
 def advance(
     model: Seq2Seq, # its decoder
     beams: Beams, # of N sentences
@@ -213,7 +213,7 @@ def advance(
     coverage = None if coverage is None else take(coverage, chosen)[stay]
     return Beams(take(tokens, chosen)[stay], going[stay], coverage, select_rows(after.state, rows.flatten())), ended, done
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #1a9ee2ba
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #40db7853
 def _search(
     model: Seq2Seq, # in evaluation mode
     encoded: Encoded, # B sentences
@@ -233,7 +233,7 @@ def _search(
         mask, limit, order = mask[~done], limit[~done], order[~done]
     return found
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #d93d0db1
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #47a6c2a2
 def _look_again(
     model: Seq2Seq, # with a decoder that looks
     encoded: Encoded, # B sentences
@@ -249,7 +249,7 @@ def _look_again(
     kept = iter([w[:t, :s] for w, t, s in zip(weights, written, encoded.mask.sum(1)[rows].tolist())])
     return [[next(kept) for _ in f.score] for f in found]
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #a89698fe
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #63ebf83c
 @torch.no_grad()
 def beam_search(
     model: Seq2Seq, # encoder, decoder and the ids of <pad>, <bos>, <eos>
@@ -282,7 +282,7 @@ def beam_search(
     finally: model.train(was_training)
     return [_hypotheses(model, ended, maps) for ended, maps in zip(found, weights)]
 
-# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #2f481be1
+# %% ../../nbs/stage2_seq2seq/14_beam_search.ipynb #f4d3b944
 def _hypotheses(
     model: Seq2Seq, # its token ids
     ended: Ended, # of one sentence, (n_best,)
