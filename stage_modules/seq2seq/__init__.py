@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "luong": ["LuongAttention", "LuongDecoder"],
         "coverage": ["CoverageAttention", "coverage_loss"],
         "encoders": ["ConvEncoder", "TransformerSourceEncoder", "PositionedEmbedding", "influence"],
+        "transformer": ["TransformerDecoder", "TransformerDecoderLayer", "DecoderStack"],
         "translate": ["Translator", "Translation"],
         "search": ["Hypothesis", "beam_search", "length_divisor", "coverage_score"],
         "metrics": ["measure_attention", "attention_spread", "monotonic_score", "coverage_errors", "row_entropy", "bootstrap_bleu", "paired_bootstrap",
