@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['group_references', 'reference_streams', 'Score', 'corpus_bleu', 'corpus_chrf', 'Evaluation', 'evaluate',
-           'EvaluateConfig', 'search_settings', 'read_test', 'run', 'report', 'translation_rows', 'write_results',
-           'complain', 'plain_warnings', 'main']
+           'EvaluateConfig', 'search_settings', 'read_test', 'attention_metrics', 'run', 'statistics',
+           'statistics_lines', 'report', 'translation_rows', 'save_figure', 'write_results', 'complain',
+           'plain_warnings', 'main']
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #ce0a248b
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #67d3842c
 import contextlib
 import json
 import sys
@@ -20,13 +21,15 @@ from typing import Any
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from sacrebleu.metrics import BLEU, CHRF
 
 from .data import read_pairs
 from .translate import Translator
 from ..toolkit.errors import CheckpointError, DataError
+from ..toolkit.plots import comparison_bars
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #33ebc898
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #efe218e6
 def group_references(
     pairs: Sequence[tuple[str, str]], # source and target sentences
 ) -> tuple[list[str], list[list[str]]]: # distinct sources in order, and the targets of each
@@ -36,7 +39,7 @@ def group_references(
         if target not in groups.setdefault(source, []): groups[source].append(target)
     return list(groups), list(groups.values())
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #6535dde5
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9222f530
 def reference_streams(
     references: Sequence[Sequence[str]], # one or more for each sentence
 ) -> list[list[str | None]]: # as many streams as the most that a sentence has
@@ -44,7 +47,7 @@ def reference_streams(
     if not references or not all(references): raise ValueError("every sentence needs a reference, and there must be a sentence")
     return [[refs[k] if k < len(refs) else None for refs in references] for k in range(max(map(len, references)))]
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #7ff669a6
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #1c8646c4
 @dataclass
 class Score:
     "A corpus score with what is needed to reproduce it."
@@ -62,7 +65,7 @@ class Score:
 
     def __str__(self) -> str: return f"{self.metric} {self.value:.2f}   {self.signature}   ({self.sentences} sentences, {self.references} references)"
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #bad7350d
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9a1906cd
 def _corpus_score(
     metric: BLEU | CHRF, # how to count
     translations: Sequence[str], # plain text, one for each source
@@ -75,7 +78,7 @@ def _corpus_score(
     name = score.name if isinstance(metric, CHRF) else "BLEU"
     return Score(score.score, str(metric.get_signature()), len(references), sum(map(len, references)), name)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #e88cb8bb
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #731082d9
 def corpus_bleu(
     translations: Sequence[str], # plain text, one for each source
     references: Sequence[Sequence[str]], # one or more for each
@@ -85,7 +88,7 @@ def corpus_bleu(
     Raises ValueError if the two do not fit, or there is nothing to score."""
     return _corpus_score(BLEU(), translations, references)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #ffa7e28c
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #2357069f
 def corpus_chrf(
     translations: Sequence[str], # plain text, one for each source
     references: Sequence[Sequence[str]], # one or more for each; the best one counts
@@ -95,7 +98,7 @@ def corpus_chrf(
     Raises ValueError if the two do not fit, or there is nothing to score."""
     return _corpus_score(CHRF(), translations, references)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #fcbf1698
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0498dafc
 @dataclass
 class Evaluation:
     "What an evaluation found."
@@ -104,6 +107,7 @@ class Evaluation:
     translations: list[str] # of each
     references: list[list[str]] # of each
     seconds: float # spent translating
+    attention: dict[str, Any] | None = None # what `attention_metrics` measured, where somebody asked
 
     @property
     def chrf(self) -> Score:
@@ -115,7 +119,7 @@ class Evaluation:
         "Translated sentences per second."
         return len(self.sources) / max(self.seconds, 1e-9)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #261adc33
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #833a90a4
 def evaluate(
     translator: Translator, # what to evaluate
     pairs: Sequence[tuple[str, str]], # sources with their references; a source may come several times
@@ -130,7 +134,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     return Evaluation(corpus_bleu(translations, references), sources, translations, references, seconds)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #20ba1bee
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #db165ef3
 @dataclass
 class EvaluateConfig:
     "Translate a test file with a checkpoint; print and write what it scores."
@@ -142,6 +146,10 @@ class EvaluateConfig:
     coverage_penalty: float = 0.0 # of a beam: what leaving source words unread costs
     batch_size: int = 64 # sentences at once
     skip_bad_lines: bool = False # leave malformed lines out and count them, instead of stopping
+    compare_with: str | None = None # another checkpoint for the same test file; says whether the difference may be luck
+    bootstrap_samples: int = 1000 # draws for the interval and the comparison; 0: none
+    seed: int = 0 # of the draws
+    attention_metrics: bool = False # also measure how wide, how orderly and how completely the attention reads
     save_translations: bool = False # also write translations.tsv: source, translation, references
     output_dir: str | None = None # where to write evaluation.json and the rest; None: nowhere, or MODEL_PATH/evaluation with save_translations
     progress: bool = True # show a progress bar
@@ -152,17 +160,17 @@ class EvaluateConfig:
         if self.output_dir is None: return Path(self.model_path, "evaluation") if self.save_translations else None
         return Path(self.output_dir)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #81a696a4
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #929b7cf9
 def search_settings(
     config: EvaluateConfig, # beam_size and penalties
 ) -> dict[str, Any]: # for `Translator.translate`
     "What to tell the translator about the search. Raises ValueError for a setting that makes no sense."
-    for name, least in {"beam_size": 1, "batch_size": 1, "length_penalty": 0, "coverage_penalty": 0}.items():
+    for name, least in {"beam_size": 1, "batch_size": 1, "length_penalty": 0, "coverage_penalty": 0, "bootstrap_samples": 0}.items():
         if getattr(config, name) < least: raise ValueError(f"{name} is {getattr(config, name)!r}, expected {least} or more")
     if config.beam_size == 1: return {}
     return {name: getattr(config, name) for name in ("beam_size", "length_penalty", "coverage_penalty")}
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d3ac77d9
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d40837c1
 def read_test(
     config: EvaluateConfig, # test_data, skip_bad_lines
 ) -> list[tuple[str, str]]: # sources with references
@@ -171,7 +179,19 @@ def read_test(
     if pairs.skipped: print(f"skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #5401435b
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #3b8fcbd5
+def attention_metrics(
+    translator: Translator, # whose decoder looks
+    sources: Sequence[str], # plain text
+    batch_size: int = 64, # sentences at once
+) -> dict[str, Any] | None: # spread, order and coverage as `measure_attention` defines them; None for a decoder that does not look
+    "Where the model looks as it translates these sentences, greedily."
+    if not translator.model.decoder.looks: return None
+    from stage_modules.seq2seq.metrics import measure_attention
+    translations = translator.translate_with_attention(sources, batch_size)
+    return asdict(measure_attention([t.weights for t in translations if t.weights is not None]))
+
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #fbe8ab77
 def run(
     config: EvaluateConfig, # what to evaluate on what
     model_path: str | None = None, # another checkpoint than the configuration's
@@ -180,19 +200,51 @@ def run(
     search, pairs = search_settings(config), read_test(config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     translator = Translator.load(model_path or config.model_path, device, config.vocab_path if model_path is None else None)
-    return evaluate(translator, pairs, config.batch_size, config.progress, **search)
+    found = evaluate(translator, pairs, config.batch_size, config.progress, **search)
+    if config.attention_metrics: found.attention = attention_metrics(translator, found.sources, config.batch_size)
+    return found
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #38c27faf
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #43375dcd
+def statistics(
+    found: Evaluation, # what to judge
+    samples: int = 1000, # draws
+    seed: int = 0, # of the draws
+    other: Evaluation | None = None, # of another checkpoint on the same file
+) -> dict[str, Any]: # bleu_interval, bleu_by_length, and comparison where there is another
+    "How sure the BLEU is, where it comes from, and whether it differs from another's; fit for JSON."
+    from stage_modules.seq2seq.metrics import bleu_by_length, bootstrap_bleu, paired_bootstrap
+    results = {"bleu_by_length": [group._asdict() for group in bleu_by_length(found.sources, found.translations, found.references)]}
+    if samples: results["bleu_interval"] = bootstrap_bleu(found.translations, found.references, samples, seed)._asdict()
+    if samples and other is not None:
+        results["comparison"] = paired_bootstrap(other.translations, found.translations, found.references, samples, seed)._asdict()
+    return results
+
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #a70b3349
+def statistics_lines(
+    results: dict[str, Any], # from `statistics`
+) -> list[str]:
+    "For the screen."
+    lines = []
+    if interval := results.get("bleu_interval"):
+        lines.append(f"BLEU is between {interval['low']:.1f} and {interval['high']:.1f} with {interval['confidence']:.0%} confidence")
+    lines.append("BLEU by source words: " + ", ".join(f"{g['words']}: {g['bleu']:.1f} ({g['sentences']})" for g in results["bleu_by_length"]))
+    if other := results.get("comparison"):
+        lines.append(f"the other has {other['first']:.2f}; this one is {other['difference']:+.2f} ({other['low']:+.2f} to {other['high']:+.2f}), "
+                     f"p = {other['p_value']:.3f}")
+    return lines
+
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #fec5b296
 def report(
     found: Evaluation, # from `run`
     config: EvaluateConfig, # what was evaluated how
+    other: Evaluation | None = None, # of the checkpoint it is compared with
 ) -> dict[str, Any]: # fit for JSON
-    "Scores with their signatures, speed, and the settings."
+    "Scores with their signatures, statistics, speed, and the settings."
     return {"bleu": asdict(found.score), "chrf": asdict(found.chrf), "sentences_per_second": round(found.sentences_per_second, 1),
             "seconds": round(found.seconds, 3), "device": "cuda" if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads(),
-            "settings": asdict(config)}
+            **statistics(found, config.bootstrap_samples, config.seed, other), "attention": found.attention, "settings": asdict(config)}
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #c895aabf
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0bb83fff
 def translation_rows(
     found: Evaluation, # from `run`
 ) -> str: # tab-separated text
@@ -200,19 +252,31 @@ def translation_rows(
     rows = ([s, t, *r] for s, t, r in zip(found.sources, found.translations, found.references))
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9b580529
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #12c7ea77
+def save_figure(
+    figure: Figure, # is closed afterwards
+    path: Path, # ends in .png, .svg ...
+) -> None:
+    "Writes a figure to a file."
+    import matplotlib.pyplot as plt
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #72c0bcef
 def write_results(
     folder: Path, # made if it is not there
     results: dict[str, Any], # from `report`
     found: Evaluation, # from `run`
     save_translations: bool = False, # also translations.tsv
 ) -> None:
-    "evaluation.json, and translations.tsv if wanted."
+    "evaluation.json, a figure of BLEU by length, and translations.tsv if wanted."
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if save_translations: (folder / "translations.tsv").write_text(translation_rows(found), encoding="utf-8")
+    groups = {f"{g['words']} words, {g['sentences']} sentences": g["bleu"] for g in results["bleu_by_length"]}
+    save_figure(comparison_bars(groups, title="BLEU by length of the source", xlabel="BLEU").figure, folder / "bleu_by_length.png")
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #1818b06f
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #88487fd5
 def complain(
     error: Exception, # what went wrong
 ) -> int: # exit code
@@ -220,7 +284,7 @@ def complain(
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return 2
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #86028f9d
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0241a3ed
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
     "Inside, a UserWarning is one line on stderr, without the place in the code."
@@ -233,21 +297,24 @@ def plain_warnings() -> Iterator[None]:
         warnings.showwarning = show
         yield
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #c97ad2f4
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #bf8a7086
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, or 2 for bad input
     "The command `python -m stage_modules.seq2seq.evaluate`."
     config = tyro.cli(EvaluateConfig, args=argv, prog="python -m stage_modules.seq2seq.evaluate")
     try:
-        with plain_warnings(): found = run(config)
-        if config.folder is not None: write_results(config.folder, report(found, config), found, config.save_translations)
+        with plain_warnings():
+            found = run(config)
+            other = run(config, config.compare_with) if config.compare_with else None
+        results = report(found, config, other)
+        if config.folder is not None: write_results(config.folder, results, found, config.save_translations)
     except (DataError, CheckpointError, ValueError, OSError) as error: return complain(error)
-    print(f"{found.score}\n{found.chrf}")
+    print("\n".join([str(found.score), str(found.chrf), *statistics_lines(results)]))
     print(f"{found.sentences_per_second:.0f} sentences/s, batch size {config.batch_size}, beam {config.beam_size}")
     return 0
 
 
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #5a4987d4
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #4fc55cb5
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
