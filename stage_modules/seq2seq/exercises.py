@@ -9,7 +9,7 @@ __all__ = ['PAD', 'BOS', 'EOS', 'UNK', 'SEEDS', 'CHECKS', 'HERE', 'check_shift_t
            'check_beam_search', 'check_clipped_matches', 'check_bleu', 'check_alignment_error_rate', 'grade',
            'grade_notebook', 'grade_class', 'main']
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #c9f865e7
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #7870f176
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ from ..attention import exercises as stage1
 from ..attention.exercises import GradeConfig, Grades
 from ..toolkit.checking import Comparison, Verdict, check, close, has_shape, same
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #1227e0e4
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #58eb6991
 PAD, BOS, EOS, UNK = range(4)
 
 def _numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +34,7 @@ def _numbers(*shape: int, seed: int = 0) -> Tensor:
 def _words(*shape: int, below: int = 12, seed: int = 0) -> Tensor:
     return torch.randint(4, below, shape, generator=torch.Generator().manual_seed(seed))
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #334b2739
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #b544b61c
 def _shifted(sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     width = max(map(len, sentences)) + 1
     rows = [([BOS, *s], [*s, EOS]) for s in sentences]
@@ -53,7 +53,7 @@ def check_shift_targets(
         "target_out is one place ahead, then <eos>, then filler": lambda f, s: close(f(s)[1], _shifted(s)[1]),
     }, "shift_targets")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #5d2ec21b
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #6940d97e
 def _filler(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return sum(max(lengths[i] for i in b) * len(b) - sum(lengths[i] for i in b) for b in batches)
 
@@ -63,7 +63,7 @@ def _sorted_filler(lengths: Sequence[int], size: int) -> int:
 
 def _grouped(f: Callable, lengths: list[int], size: int) -> list[list[int]]: return [[int(i) for i in b] for b in f(lengths, size)]
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #39f99e73
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #0c53e67e
 def check_batches_by_length(
     function: Callable, # yours: (lengths, batch_size) -> lists of indices
 ) -> Verdict:
@@ -79,7 +79,7 @@ def check_batches_by_length(
         "there is no more filler than after sorting": little,
     }, "batches_by_length")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #b143c056
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #d5537580
 def _loss_cases() -> dict[str, tuple]:
     ragged = _words(3, 5, below=7).masked_fill(torch.arange(5) >= torch.tensor([[5], [1], [3]]), PAD)
     return {"an even guess": (torch.zeros(1, 2, 4), torch.tensor([[3, 0]])), "no filler": (_numbers(2, 3, 7), _words(2, 3, below=7)),
@@ -92,7 +92,7 @@ def _gradient(f: Callable, x: Tensor, *rest: Tensor) -> Tensor:
     x.requires_grad_()
     return torch.autograd.grad(f(x, *rest), x)[0]
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #6b77270b
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #86f96f15
 def check_sequence_loss(
     function: Callable, # yours: (logits, targets) -> loss
 ) -> Verdict:
@@ -109,7 +109,7 @@ def check_sequence_loss(
         "so is its gradient": lambda f, x, y: close(_gradient(f, x, y), _gradient(_right_loss, x, y), 1e-4),
     }, "sequence_loss")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #24cbdbb3
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #9704acb5
 def _distribution(f: Callable, y: Tensor, size: int, e: float) -> Comparison:
     logits = _numbers(*y.shape, size, seed=3)
     got = -(f(y, size, e) * logits.log_softmax(-1)).sum()
@@ -128,7 +128,7 @@ def check_smooth_targets(
         "its cross-entropy is PyTorch's": _distribution,
     }, "smooth_targets")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #d513ecca
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #3a128d6b
 def check_forcing_ratio(
     function: Callable, # yours: (step, k) -> ratio
 ) -> Verdict:
@@ -141,7 +141,7 @@ def check_forcing_ratio(
         "it is k / (k + exp(step / k))": lambda f, i, k: close(f(i, k), expected(i, k)),
     }, "forcing_ratio")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #a9123dfe
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #76d08c04
 def _additive(query: Tensor, keys: Tensor, mask: Tensor, W: Tensor, U: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     weights = torch.zeros(mask.shape)
     for b in range(len(query)):
@@ -153,7 +153,7 @@ def _additive(query: Tensor, keys: Tensor, mask: Tensor, W: Tensor, U: Tensor, v
 def _garbage(f: Callable, query: Tensor, keys: Tensor, mask: Tensor, *rest: Tensor) -> Comparison:
     return close(f(query, keys.masked_fill(~mask.unsqueeze(-1), 50.), mask, *rest)[0], f(query, keys, mask, *rest)[0])
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #306cfd12
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #96a00265
 def check_additive_step(
     function: Callable, # yours: (query, keys, mask, W, U, v) -> (context, weights)
 ) -> Verdict:
@@ -170,7 +170,7 @@ def check_additive_step(
         "what stands at filler does not matter": _garbage,
     }, "additive_step")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #192e8bf8
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #0964ee08
 class _Calls(torch.overrides.TorchFunctionMode):
     "Counts calls of torch functions."
     def __init__(self): super().__init__(); self.count = 0
@@ -185,7 +185,7 @@ def _no_loop(f: Callable, hidden: Tensor, states: Tensor, mask: Tensor) -> Compa
         counts.append(calls.count)
     return Comparison(counts[0] == counts[1], f"came {counts[0]} calls of PyTorch for 3 steps and {counts[1]} for 30, expected as many")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #d23fa828
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #aa10eae4
 def _all_steps(hidden: Tensor, states: Tensor, mask: Tensor, values: Tensor | None = None) -> Tensor:
     return F.scaled_dot_product_attention(hidden, states, states if values is None else values, attn_mask=mask.unsqueeze(1), scale=1.)
 
@@ -206,7 +206,7 @@ def check_dot_attention(
         "no loop over steps": (_no_loop, ["lengths 5, 2 and 3"]),
     }, "dot_attention")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #1bb4bdbe
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #a03b1158
 def _overlap(weights: Tensor, target_mask: Tensor) -> Tensor:
     total = weights.new_zeros(())
     for sentence, real in zip(weights, target_mask):
@@ -216,7 +216,7 @@ def _overlap(weights: Tensor, target_mask: Tensor) -> Tensor:
             seen = [before + now for now, before in zip(row, seen)]
     return total
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #947db21a
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #94f2d594
 def check_coverage_loss(
     function: Callable, # yours: (weights, target_mask) -> loss
 ) -> Verdict:
@@ -234,7 +234,7 @@ def check_coverage_loss(
         "the gradient reaches now and before": (lambda f, w, m: close(_gradient(f, w, m), _gradient(_overlap, w, m)), ["a batch with filler"]),
     }, "coverage_loss")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #24215233
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #d61fc5ba
 class _Actor:
     "A decoder with a script for each sentence: `logits, state = actor(token, state)`; notes what it was fed."
     def __init__(self, *scripts: Sequence[int]): self.scripts, self.fed = [[BOS, *s] for s in scripts], []
@@ -246,7 +246,7 @@ class _Actor:
         self.fed.append(token.clone())
         return _numbers(len(said), 12, seed=len(self.fed)).clamp(-2, 2) + 5 * F.one_hot(torch.tensor(said), 12), state + 1
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #f9bf5e5a
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #90c9dca4
 def _steps(f: Callable, scripts: list, limit: int) -> int:
     actor = _Actor(*scripts)
     f(actor, torch.zeros(len(scripts), dtype=torch.int64), len(scripts), limit)
@@ -268,7 +268,7 @@ def check_greedy(
         "it stops when all have ended": lambda f, s, n: True if _steps(f, s, n) <= min(n, max(map(len, s))) else f"came {_steps(f, s, n)} steps, expected {min(n, max(map(len, s)))}",
     }, "greedy")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #6249571c
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #5fd28e3a
 def check_length_score(
     function: Callable, # yours: (log_probability, length, alpha) -> score
 ) -> Verdict:
@@ -282,7 +282,7 @@ def check_length_score(
         "it is log P / ((5 + length) / 6)^alpha": lambda f, *a: close(f(*a), expected(*a)),
     }, "length_score")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #f5290fe9
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #663fa20f
 def _ranked(scores: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     best = []
     for s, table in zip(scores.tolist(), log_probs.tolist()):
@@ -304,7 +304,7 @@ def check_beam_step(
         "token says with which word": lambda f, *a: part(2, f, *a),
     }, "beam_step")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #253246a4
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #2aee7221
 class _Mind:
     "Log probabilities of the next word after given words: random, the same each time. Counts its calls."
     def __init__(self, seed: int, words: int = 2): self.seed, self.words, self.calls = seed, words, 0
@@ -323,7 +323,7 @@ def _all_sentences(mind: _Mind, limit: int) -> dict[tuple, tuple[float, int]]: #
             found[words] = sum(mind((BOS, *written[:i]))[w].item() for i, w in enumerate(written)), len(written)
     return found
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #9b912171
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #633a304b
 @lru_cache
 def _optimum(seed: int, limit: int, alpha: float) -> list[int]:
     space = _all_sentences(_Mind(seed), limit)
@@ -334,7 +334,7 @@ def _greedy_path(seed: int, limit: int) -> list[int]:
     while len(words) < limit and (word := int(mind([BOS, *words]).argmax())) != EOS: words.append(word)
     return words
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #e4935379
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #841172bb
 SEEDS = 11, 46
 
 def check_beam_search(
@@ -355,7 +355,7 @@ def check_beam_search(
         "each hypothesis asks once a step": (few, ["six words, beam 3, at most 5"]),
     }, "beam_search")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #43853158
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #6f4814fa
 def _sacrebleu(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]], longest: int = 4):
     metric = BLEU(tokenize="none", smooth_method="none", max_ngram_order=longest, force=True)
     return metric.corpus_score([" ".join(h) for h in hypotheses], [[" ".join(r) for r in references]])
@@ -363,7 +363,7 @@ def _sacrebleu(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequenc
 _SAID = "the cat the cat sat on the mat", "the the the the", "a dog", "he is on the mat with the cat and the dog", "cat the sat on the mat"
 _MEANT = "the cat sat on the mat", "the cat is on the mat", "the dog sleeps", "he is sitting on the mat with the cat and a dog", "the cat sat on the mat"
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #733b0d7a
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #12ac7fba
 def check_clipped_matches(
     function: Callable, # yours: (hypothesis, reference, n) -> (matches, total)
 ) -> Verdict:
@@ -378,7 +378,7 @@ def check_clipped_matches(
         "an n-gram matches as often as the reference has it, at most": lambda f, *a: same([int(x) for x in f(*a)], expected(*a)),
     }, "clipped_matches")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #774bbbc0
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #9c227627
 def check_bleu(
     function: Callable, # yours: (hypotheses, references) -> 0 to 100
 ) -> Verdict:
@@ -395,7 +395,7 @@ def check_bleu(
         "it is sacreBLEU's number": lambda f, h, r: close(f(h, r), _sacrebleu(h, r).score, 1e-4),
     }, "bleu")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #fe05d673
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #74bc05b4
 def check_alignment_error_rate(
     function: Callable, # yours: (found, sure, possible) -> error rate
 ) -> Verdict:
@@ -415,11 +415,11 @@ def check_alignment_error_rate(
         "it is 1 - (|A and S| + |A and P|) / (|A| + |S|)": lambda f, *a: close(f(*a), rate(*a)),
     }, "alignment_error_rate")
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #dd56d9c4
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #5bfdaa0e
 CHECKS: dict[str, Callable[[Callable], Verdict]] = {
     name.removeprefix("check_"): found for name, found in list(globals().items()) if name.startswith("check_") and callable(found)}
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #06e0b916
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #128ee64a
 HERE = "stage_modules.seq2seq.exercises"
 
 def grade(
@@ -429,7 +429,7 @@ def grade(
     "A verdict for every exercise of this stage; one that is not defined counts as not done yet."
     return stage1.grade(namespace, only, CHECKS)
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #afc1620f
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #a719fcf6
 def grade_notebook(
     path: str | Path, # a notebook with answers
     cell_seconds: int = 20, # limit for each cell and each check
@@ -438,13 +438,14 @@ def grade_notebook(
     "Run a notebook's cells in a process of its own and check what it defines. Raises FileNotFoundError and ValueError if `path` is no notebook."
     return stage1.grade_notebook(path, cell_seconds, total_seconds, HERE)
 
-# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #16a177e0
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #6fd2e4ad
 def grade_class(
     config: GradeConfig, # which notebooks, where to, and the limits
 ) -> list[dict[str, str | int]]: # a row a notebook, as `grade_notebook` gives it
     "Grade notebooks one after the other and write the CSV."
     return stage1.grade_class(config, HERE)
 
+# %% ../../nbs/stage2_seq2seq/20_checks.ipynb #3354e2fb
 def main() -> None:
     "The command line: `python -m stage_modules.seq2seq.exercises NOTEBOOK.ipynb ... --output grades.csv`."
     stage1.main(HERE)
