@@ -14,7 +14,7 @@ from stage_modules.seq2seq.search import Hypothesis, beam_search, coverage_score
 
 fixed = settings(derandomize=True, deadline=None, max_examples=25)
 lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=6)
-KINDS = ["none", "bahdanau"]
+KINDS = ["none", "bahdanau", "luong", "coverage", "self"]
 EOS = 2
 
 
@@ -77,7 +77,7 @@ def test_result_does_not_depend_on_the_batch(lengths: list[int], kind: str, seed
 @fixed
 @given(st.integers(0, 20), st.sampled_from(KINDS), st.sampled_from([0., .6, 1.]), st.sampled_from([0., .4]), st.integers(0, 2))
 def test_beam_as_wide_as_the_space_finds_the_optimum(seed: int, kind: str, alpha: float, beta: float, shortest: int) -> None:
-    beta, longest, letters = beta if kind != "none" else 0., 4, [3, 4, 5]
+    beta, longest, letters = beta if kind != "none" else 0., 3, [3, 4, 5]
     model, (source, mask) = tiny(kind, seed, vocab=6, end=1.), batch_of([4], seed)
     def score(tokens: list[int]) -> float:
         value = log_probability(model, source, mask, tokens) / length_divisor(len(tokens), alpha)
@@ -126,6 +126,27 @@ def test_wider_beams_find_likelier_sentences_when_nothing_ends_early() -> None:
     model, (source, mask) = tiny(seed=3), batch_of([5] * 40)
     sums = [sum(h[0].log_probability for h in beam_search(model, source, mask, K, 0., min_length=6, max_length=6)) for K in (1, 3, 30)]
     assert sums[0] < sums[1] < sums[2]
+
+
+class Table(nn.Module):
+    "The next word hangs on the last one."
+    looks = False
+
+    def __init__(self, table: Tensor):
+        super().__init__()
+        self.table, self.output = table, nn.Identity()
+
+    def start(self, encoded: Encoded) -> Tensor: return encoded.summary
+
+    def step(self, token: Tensor, state: Tensor): return self.table[token].log(), None, state
+
+
+def test_the_search_goes_on_while_a_longer_sentence_can_still_win() -> None:
+    model, (source, mask) = tiny(vocab=5), batch_of([3])
+    model.decoder = Table(torch.tensor([[0, 0, 1., 0, 0], [0, 0, .52, .48, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]))
+    short, long = (beam_search(model, source, mask, 8, alpha)[0][0] for alpha in (0., 1.))
+    assert short.ids == [] and math.isclose(short.log_probability, math.log(.52), abs_tol=1e-5)
+    assert long.ids == [3, 4] and math.isclose(long.score, math.log(.48) / length_divisor(3, 1.), abs_tol=1e-5)
 
 
 class Recorder(nn.Module):
