@@ -7,7 +7,7 @@ __all__ = ['TOKENIZER_FILES', 'checkpoint_place', 'config_from', 'tokenizers_fro
            'model_from', 'copy_unknown', 'length_batches', 'SentenceReader', 'Translation', 'Written', 'decode',
            'BatchWriter', 'ListTranslator', 'Translator']
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #13ac10ec
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #8b929c00
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,10 +23,10 @@ from .model import ModelConfig, Seq2Seq, build_model
 from ..toolkit.checkpoints import Checkpoint, fill_model, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #51ae55f3
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d12c5aeb
 TOKENIZER_FILES = {"source": "source_tokenizer.json", "target": "target_tokenizer.json"}
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #bf48f026
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #9d6592ed
 def checkpoint_place(
     folder: str | Path, # a checkpoint, or the output folder of a training run
 ) -> Path: # the checkpoint
@@ -35,7 +35,7 @@ def checkpoint_place(
     if (folder / "config.json").exists(): return folder
     return next((folder / name for name in ("best", "last") if find_checkpoint(folder / name)), folder)
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #e44f22fe
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #aa0dd69e
 def _same_kind(
     value: Any, # from a JSON file
     default: Any, # a field's default
@@ -44,7 +44,7 @@ def _same_kind(
     if isinstance(value, bool) or isinstance(default, bool): return type(value) is type(default)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #b4b3a952
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #36753434
 def config_from(
     settings: dict[str, Any], # config.json, which may have more than the model's fields
     path: str | Path, # where it was read from, for messages
@@ -58,7 +58,7 @@ def config_from(
             raise CheckpointError(f"field {name!r} came with {settings[name]!r}, expected a value like {default!r}", path)
     return ModelConfig(**{name: settings[name] for name in known})
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #6b4af7da
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #5cfd9c47
 def tokenizers_from(
     files: dict[str, Any], # the checkpoint's JSON files by name
     config: ModelConfig, # how many tokens the model was built for
@@ -72,7 +72,7 @@ def tokenizers_from(
         except DataError as error: raise CheckpointError(error.message, place / file) from error
     return found
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #cc0c8597
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #0f34ec1f
 def first_difference(
     given: WordTokenizer | BPETokenizer, # what somebody wants to use
     own: WordTokenizer | BPETokenizer, # what the model was trained with
@@ -84,7 +84,7 @@ def first_difference(
         if a != b: return f"token {number} is {a!r} and the checkpoint's is {b!r}"
     return "it has the same tokens and cuts text in another way"
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #472997e8
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #49d05834
 def read_vocabularies(
     path: str | Path, # a folder (checkpoint, or training run) with both tokenizers' files, or one of these files
     own: dict[str, Any], # the checkpoint's JSON files, where it still has them
@@ -101,7 +101,7 @@ def read_vocabularies(
         found[file] = given.to_json()
     return found
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #f7e158f2
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #3e130c24
 def model_from(
     checkpoint: Checkpoint, # as loaded
     config: ModelConfig, # from `config_from`
@@ -113,7 +113,7 @@ def model_from(
     fill_model(model, checkpoint.tensors, place / "model.safetensors")
     return model.eval()
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d192dceb
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #f971c0a6
 def copy_unknown(
     words: Sequence[str], # as the model wrote them, T of them
     unknown: Sequence[bool], # which of them stand for a word it does not know
@@ -125,7 +125,7 @@ def copy_unknown(
     looked = weights[:len(words), :len(source) - 1].argmax(-1).tolist() # not at <eos>
     return [bare(source[at]) if new else word for word, new, at in zip(words, unknown, looked)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #aaf1a77c
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #dc581815
 def length_batches(
     lengths: Sequence[int], # tokens of each sentence
     batch_size: int, # sentences at once
@@ -135,7 +135,7 @@ def length_batches(
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
     return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #02699ee3
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7de69a9d
 class SentenceReader:
     "A model with its tokenizers: text to numbers."
     def __init__(self,
@@ -158,7 +158,7 @@ class SentenceReader:
         if long: warnings.warn(f"{long} of {len(ids)} sentences were cut to {self.max_source_tokens} tokens", stacklevel=stacklevel)
         return [row[:self.max_source_tokens] for row in ids]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #47e3fe05
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #b6e06dd9
 @dataclass
 class Translation:
     "A translation with what it was made from and where the model looked."
@@ -168,14 +168,14 @@ class Translation:
     weights: Tensor | None # how much each written token looked at each read one, (T, S); None without attention
     score: float | None = None # what a beam search ranked it by; None for greedy
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #f1ba8ae2
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #038d1f23
 class Written(NamedTuple):
     "What a decoder wrote for one sentence."
     ids: list[int] # without <bos> and <eos>
     weights: Tensor | None = None # where it looked, (T, S), with a row for <eos> where it ended by itself
     score: float | None = None # None for greedy
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #79d50f89
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7130d68e
 def decode(
     model: Seq2Seq, # in evaluation mode
     ids: Sequence[Sequence[int]], # sentences, none of them empty
@@ -193,7 +193,7 @@ def decode(
     found = beam_search(model, batch.source, batch.source_mask, beam_size, max_length=max_length, need_weights=need_weights, **search)
     return [[Written(h.ids, h.weights, h.score) for h in hypotheses] for hypotheses in found]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #0d96e364
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7f5d953e
 class BatchWriter(SentenceReader):
     "Translates one batch."
     @property
@@ -227,7 +227,7 @@ class BatchWriter(SentenceReader):
         if self.target_tokenizer.kind != "word" or not any(unknown): return self.target_tokenizer.decode(ids)
         return join_tokens(copy_unknown(self.target_tokenizer.id_tokens(ids), unknown, source, weights))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #a2bc25d8
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #2131ff78
 class ListTranslator(BatchWriter):
     "Translates lists of any length."
     def translate_all(self,
@@ -247,7 +247,7 @@ class ListTranslator(BatchWriter):
                 bar.update(len(chosen))
         return out
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #fc34ecee
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #2b3802be
 class Translator(ListTranslator):
     "A model with its tokenizers: translates text."
     @classmethod
@@ -285,7 +285,7 @@ class Translator(ListTranslator):
         "The same, with tokens and where the model looked for each."
         return [t[0] for t in self.translate_all(sentences, batch_size, detail=True, max_length=max_length, beam_size=beam_size, **search)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #683ad6c7
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #1327bd5e
 def _translate_n_best(self: Translator,
     sentences: Sequence[str], # plain text
     n_best: int = 5, # choices for each
