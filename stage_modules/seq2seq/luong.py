@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'PIECE', 'KEPT', 'DotScore', 'GeneralScore', 'ConcatScore', 'LocalWindow', 'LuongState', 'TableAttention',
            'GlobalAttention', 'LuongAttention', 'FedState', 'LuongStepDecoder', 'LuongDecoder', 'build_luong']
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #94a388dd
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #3fc029fb
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from .attention import Attention
 from .model import Encoded, LSTMDecoder, ModelConfig, layer_state, register_decoder
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #d9db35a2
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #971104eb
 class DotScore(nn.Module):
     "`s h` (Luong et al. 2015, section 3.1, dot). Raises ValueError unless query and key have the same size."
     def __init__(self,
@@ -44,7 +44,7 @@ class DotScore(nn.Module):
         "Every query against every key."
         return dot_score(queries, prepared)
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #22ae48ca
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #ebec7350
 class GeneralScore(nn.Module):
     "`s W h` with `W = M / sqrt(Q)`, M learnt (Luong et al. 2015, section 3.1, general)."
     def __init__(self,
@@ -69,7 +69,7 @@ class GeneralScore(nn.Module):
         "Every query against every key."
         return dot_score(queries, prepared)
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #5e9dbad4
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #7d6f1031
 class ConcatScore(nn.Module):
     "`v tanh(W [s; h])` (Luong et al. 2015, section 3.1, concat), with W in two parts."
     def __init__(self,
@@ -98,10 +98,10 @@ class ConcatScore(nn.Module):
         hidden = self.query_projection(queries).unsqueeze(2) + prepared.unsqueeze(1) # (B, T, S, A)
         return torch.tanh(hidden) @ self.vector
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #dfb7c290
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #a49ac462
 SCORES = {"dot": DotScore, "general": GeneralScore, "concat": ConcatScore}
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #8b52a7d4
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #9cc08709
 class LocalWindow(nn.Module):
     "Where to look, and how much less away from there (Luong et al. 2015, section 3.2, local-p)."
     def __init__(self,
@@ -132,14 +132,14 @@ class LocalWindow(nn.Module):
         inside = (distance.abs() <= self.half_width) & mask.unsqueeze(1)
         return inside, torch.exp(-2 * (distance / self.half_width)**2) # 1 / (2 sigma^2) is 2 / D^2
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #833a9b12
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #5ba1c358
 class LuongState(NamedTuple):
     "What is known before the first question. The batch is the first axis of every tensor in it."
     keys: Tensor # prepared by the score, (B, S, Q) or (B, S, A)
     values: Tensor # (B, S, D)
     mask: Tensor # True where real, (B, S)
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #9ed29c05
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #f5d10afd
 class TableAttention(Attention):
     "Answers one question as a table of one. A subclass has `start` and `answer(queries, *state)`."
     query_dim: int # features of a question, Q
@@ -162,7 +162,7 @@ class TableAttention(Attention):
         "The plain call."
         return self.step(query, self.start(keys, values, mask))[:2]
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #70df4c26
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #9105cf28
 class GlobalAttention(TableAttention):
     "Every question sees every real position. Raises ValueError for a method that is not in SCORES."
     def __init__(self,
@@ -196,11 +196,11 @@ class GlobalAttention(TableAttention):
         weights = masked_softmax(self.score(queries, keys), mask.unsqueeze(1))
         return weights @ values, weights
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #3490b82d
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #98b52e5a
 PIECE = 2**20 # numbers to make at once
 KEPT = 2**24 # numbers to keep for the backward pass; beyond that they are computed again
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #6dbd861a
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #254da8d9
 class LuongAttention(GlobalAttention):
     """Attention for a decoder that asks after its step, one question at a time or all at once.
 
@@ -245,7 +245,7 @@ class LuongAttention(GlobalAttention):
         contexts, weights = zip(*(a if need_weights else (a[0], None) for a in answers))
         return torch.cat(contexts, 1), torch.cat(weights, 1) if need_weights else None
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #2b4e859a
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #c13d2764
 class FedState(NamedTuple):
     "What goes from word to word. The batch is the first axis of every tensor in it."
     hidden: Tensor # of each layer, (B, N, H)
@@ -253,7 +253,7 @@ class FedState(NamedTuple):
     attention: Any # what `attention.start` made
     fed: Tensor # attentional vector of the word before, (B, E); without input feeding (B, 0)
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #e599ab77
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #368480c6
 class LuongStepDecoder(LSTMDecoder):
     "Step, look, mix; one word at a time."
     def __init__(self,
@@ -291,7 +291,7 @@ class LuongStepDecoder(LSTMDecoder):
         fed = features if self.input_feeding else state.fed
         return features, weights, FedState(torch.stack([hidden, *hiddens], 1), torch.stack([cell, *cells], 1), memory, fed)
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #54e02d14
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #ae034fbe
 class LuongDecoder(LuongStepDecoder):
     """LSTM decoder that asks after its step; all words at once where they are known and nothing is fed back.
 
@@ -326,7 +326,7 @@ class LuongDecoder(LuongStepDecoder):
             steps.append(fed); looked.append(weights)
         return torch.stack(steps, 1), torch.stack(looked, 1) if need_weights else None
 
-# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #3d1b4661
+# %% ../../nbs/stage2_seq2seq/10_luong.ipynb #5e687288
 @register_decoder("luong")
 def build_luong(
     config: ModelConfig, # sizes, attention_method, local_window, input_feeding
