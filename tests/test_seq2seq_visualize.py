@@ -39,13 +39,15 @@ def test_the_demo_works_without_a_flag(tmp_path: Path) -> None:
 
 
 def test_analyze_writes_figures_and_numbers(tmp_path: Path) -> None:
-    done = command("--mode", "analyze", "--model-path", str(DEMO_FOLDER / "bahdanau"), "--sentences", "We are old.", "", "I never show it to him.",
+    done = command("--mode", "analyze", "--model-path", str(DEMO_FOLDER / "bahdanau"), "--sentences", "We are old.", "", "She must go to my aunt's.",
                    "--output_dir", "out", "--beam-size", "3", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     made = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert made == ["1_attention.png", "1_coverage.png", "2_attention.png", "2_coverage.png", "attention.html", "attention.json"]
     assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in made if name.endswith("png"))
-    first, second = json.loads((tmp_path / "out/attention.json").read_text(encoding="utf-8"))["sentences"]
+    written = json.loads((tmp_path / "out/attention.json").read_text(encoding="utf-8"))
+    first, second = written["sentences"]
+    assert set(written["metrics"]) == set(first["metrics"]) == {"spread_bits", "spread", "monotonic", "left_over", "over_attended"}
     assert first["source"] == "We are old." and first["read"][-1] == "[EOS]" and second["translation"]
     for record in first, second:
         weights = torch.tensor(record["weights"])
@@ -54,9 +56,15 @@ def test_analyze_writes_figures_and_numbers(tmp_path: Path) -> None:
         assert torch.allclose(weights.sum(0), torch.tensor(record["coverage"]), atol=1e-2)
 
 
+def test_heads_are_drawn_where_there_are_heads(tmp_path: Path) -> None:
+    flags = ["--mode", "analyze", "--sentences", "We are old.", "--output-dir", str(tmp_path)]
+    assert main([*flags, "--model_path", str(DEMO_FOLDER / "self")]) == 0
+    assert {"1_attention.png", "1_coverage.png", "1_heads.png", "1_self.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
 def test_lines_from_a_pipe_are_translated_until_one_is_empty(tmp_path: Path) -> None:
     right = demo_translator().translate(["We are old.", "Louise is happy."])
-    done = command("--mode", "interactive", folder=tmp_path, typed="We are old.\nLouise is happy.\n\nI never show it to him.")
+    done = command("--mode", "interactive", folder=tmp_path, typed="We are old.\nLouise is happy.\n\nShe must go to my aunt's.")
     assert done.returncode == 0 and done.stderr == ""
     assert [line for line in done.stdout.splitlines() if "<-" not in line] == right # and no prompt
     assert not list(tmp_path.iterdir())
@@ -102,7 +110,8 @@ def test_the_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_a_model_without_attention_translates_and_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    make_demo(tmp_path, ["none"], num_epochs=1, pairs=[("We are old.", "Nous sommes vieux."), ("Louise is happy.", "Louise est heureuse."), ("Go.", "Va.")])
+    pairs = [("We are old.", "Nous sommes vieux."), ("Louise is happy.", "Louise est heureuse."), ("Go.", "Va.")]
+    make_demo(tmp_path, ["none"], pairs, num_epochs=1, progress=False)
     model = str(tmp_path / "none")
     capsys.readouterr()
     assert main(["--mode", "analyze", "--model_path", model, "--sentences", "We are old.", "--output_dir", str(tmp_path / "out")]) == 2

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['DEMO_FOLDER', 'DEMO_MODELS', 'DEMO_SENTENCES', 'SIGNS', 'VIEW_STYLE', 'VIEW_SCRIPT', 'demo_translator', 'demo_pairs',
-           'save_half', 'make_demo', 'shown', 'weights_of', 'draw_map', 'looked_at', 'attention_text',
+           'save_half', 'demo_settings', 'make_demo', 'shown', 'weights_of', 'draw_map', 'looked_at', 'attention_text',
            'coverage_over_time', 'draw_coverage', 'HeadMaps', 'head_maps', 'draw_head_maps', 'attention_html',
-           'attention_page', 'AttentionExplorer', 'explore_translations', 'VisualizeConfig', 'save_figures',
+           'attention_page', 'AttentionExplorer', 'explore_translations', 'VisualizeConfig', 'save_figures', 'measures',
            'sentence_record', 'analyze', 'describe', 'typed_lines', 'interactive', 'run', 'main']
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7003796c
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ffdc4fa9
 import copy
 import html
 import json
@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,12 +39,12 @@ from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.explore import Explorer, choice, slider, text_field
 from ..toolkit.plots import PALETTE, attention_heads, attention_heatmap, use_style
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #db389423
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #741d6b9c
 DEMO_FOLDER = Path(str(resources.files("stage_modules.seq2seq"))) / "demo"
-DEMO_MODELS = ("bahdanau",) # one checkpoint each, folders of DEMO_FOLDER
-DEMO_SENTENCES = "There are six big roses at the market.", "She must go to my aunt's.", "I never show it to him."
+DEMO_MODELS = "bahdanau", "self" # one checkpoint each, folders of DEMO_FOLDER
+DEMO_SENTENCES = "You do not have two difficult magazines.", "There are six big roses at the market.", "She must go to my aunt's."
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8ab8d35d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4168bf4b
 def demo_translator(
     name: str = "bahdanau", # one of DEMO_MODELS
     device: str = "cpu", # where to translate
@@ -53,7 +53,7 @@ def demo_translator(
     if name not in DEMO_MODELS: raise ValueError(f"there is no demo model {name!r}; there are {', '.join(DEMO_MODELS)}")
     return Translator.load(DEMO_FOLDER / name, device)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1ebd00f6
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6f53f596
 def demo_pairs(
     count: int = 30_000, # sentences to choose from
     words: int = 300, # keep those made of so many most frequent English tokens
@@ -65,7 +65,7 @@ def demo_pairs(
     known = {token for token, _ in seen.most_common(words)}
     return [(p.source, p.target) for p in pairs if known.issuperset(cut_text(p.source))]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4b7836fd
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #adb3fac1
 def save_half(
     translator: Translator, # trained
     config: dict[str, Any], # the run's settings, of which the model's are kept
@@ -76,24 +76,32 @@ def save_half(
     files = {"source_tokenizer.json": translator.source_tokenizer.to_json(), "target_tokenizer.json": translator.target_tokenizer.to_json()}
     save_checkpoint(folder, copy.deepcopy(translator.model).half(), kept, files)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #db38ac98
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0991bbe0
+def demo_settings(
+    name: str, # a value of `attention_type`
+) -> dict[str, Any]: # of `TrainConfig`
+    "What a small model is trained with: small sizes, no dropout, and what its kind of decoder wants."
+    own = dict(num_layers=2, batch_size=64, learning_rate=5e-3) if name == "self" else dict(num_layers=1, batch_size=32, learning_rate=7e-3)
+    return dict(attention_type=name, tokenizer="word", embedding_dim=60, hidden_size=60, attention_dim=60, num_heads=4, dropout=0.,
+                num_epochs=8, label_smoothing=0., tensorboard=False, **own)
+
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7fffee0d
 def make_demo(
     folder: str | Path = DEMO_FOLDER, # gets one checkpoint for each name
     names: Sequence[str] = DEMO_MODELS, # values of `attention_type`
-    num_epochs: int = 8, # times through the sentences
     pairs: Sequence[tuple[str, str]] | None = None, # to train on; None: `demo_pairs()`
+    **changes: Any, # of `demo_settings`
 ) -> None:
-    "Train the small translators and keep them. About half a minute each on two CPU cores."
+    "Train the small translators and keep them."
     from stage_modules.seq2seq.train import TrainConfig, train
-    sizes = dict(embedding_dim=64, hidden_size=64, attention_dim=64, dropout=0., num_epochs=num_epochs, batch_size=32, learning_rate=7e-3, label_smoothing=0.)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "pairs.tsv"
         data.write_text("".join(f"{s}\t{t}\n" for s, t in pairs or demo_pairs()), encoding="utf-8")
         for name in names:
-            result = train(TrainConfig(attention_type=name, data_path=str(data), output_dir=f"{scratch}/{name}", tokenizer="word", tensorboard=False, **sizes))
+            result = train(TrainConfig(**demo_settings(name) | changes, data_path=str(data), output_dir=f"{scratch}/{name}"))
             save_half(result.translator, load_checkpoint(f"{scratch}/{name}/best").config, Path(folder) / name)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #047bff5e
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d3a3675b
 SIGNS = {"<pad>": "[PAD]", "<bos>": "[SOS]", "<eos>": "[EOS]", "<unk>": "[UNK]"} # as figures show them
 
 def shown(
@@ -102,7 +110,7 @@ def shown(
     "Tokens without spacing marks, signs in brackets."
     return [SIGNS.get(token, bare(token)) for token in tokens]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #aa773f12
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #015453f6
 def weights_of(
     translation: Translation, # perhaps without weights
 ) -> Tensor: # (T, S), T and S at least 1
@@ -111,7 +119,7 @@ def weights_of(
         raise ValueError("there is nothing to draw: " + ("the model has no attention" if translation.source_tokens else "the sentence is empty"))
     return translation.weights
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #60ec8b1a
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #102218cd
 def draw_map(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -122,7 +130,7 @@ def draw_map(
     written = shown(translation.target_tokens[:len(weights)])
     return attention_heatmap(weights, shown(translation.source_tokens), written, title=title or translation.text, xlabel="read", ylabel="written", ax=ax)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #852c9d81
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #df39882e
 def looked_at(
     weights: Sequence[float] | Tensor, # of one written token, (S,)
     tokens: Sequence[str], # that were read, S of them
@@ -133,7 +141,7 @@ def looked_at(
     order = sorted(range(len(tokens)), key=lambda n: -float(weights[n]))[:top]
     return [(tokens[n], float(weights[n])) for place, n in enumerate(order) if not place or weights[n] >= least]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #796a1487
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0d4482ae
 def attention_text(
     translation: Translation, # from `Translator.translate_with_attention`
     top: int = 3, # places named for each written token
@@ -145,14 +153,14 @@ def attention_text(
     found = ["  ".join(f"{token} {weight:.2f}" for token, weight in looked_at(row, read, top)) for row in weights.tolist()]
     return "\n".join(f"  {token:<{wide}}  <- {places}" for token, places in zip(written, found))
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9fd77a50
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #cb535179
 def coverage_over_time(
     weights: Tensor, # (T, S)
 ) -> Tensor: # attention that each read token has had after each written one, (T, S)
     "Weights added up over written tokens; the last row is the final coverage."
     return weights.cumsum(0)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a5a581bc
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9bfd6b31
 def draw_coverage(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -169,7 +177,7 @@ def draw_coverage(
     top.set(ylabel="total", title=title or translation.text)
     return below.figure
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #fc2ec521
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #5b8e9750
 class HeadMaps(NamedTuple):
     "Attention of a Transformer decoder for one pair of sentences: N layers, H heads."
     source: Tensor # at what was read, (N, H, T, S)
@@ -178,7 +186,7 @@ class HeadMaps(NamedTuple):
     before: list[str] # T tokens that the decoder reads, `[SOS]` first
     written: list[str] # T tokens that it writes, `[EOS]` last
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e2b1c8d0
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #92615f19
 @torch.no_grad()
 def head_maps(
     translator: Translator, # with a Transformer decoder
@@ -195,7 +203,7 @@ def head_maps(
     stack = lambda maps: torch.stack([layer[0] for layer in maps]).cpu()
     return HeadMaps(stack(found["source"]), stack(found["self"]), [*shown(read), "[EOS]"], ["[SOS]", *words], [*words, "[EOS]"])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #291a4870
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #2b1a68ed
 def draw_head_maps(
     maps: Tensor, # (N, H, T, S)
     read: Sequence[str], # S tokens along x
@@ -207,7 +215,7 @@ def draw_head_maps(
     names = [f"layer {n}, head {h}" for n in range(1, layers + 1) for h in range(1, heads + 1)]
     return attention_heads(maps.flatten(0, 1), read, written, title=title, xlabel="read", ylabel="written", titles=names, columns=heads)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #28efbe31
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8ce7aef7
 VIEW_STYLE = """
 .attention { font: inherit; line-height: 1.3; margin: .75em 0; overflow-x: auto; }
 .attention p { margin: .3em 0; }
@@ -225,7 +233,7 @@ VIEW_STYLE = """
 .attention .attention-help { font-size: .85em; opacity: .7; }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1ee5f644
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #82be855f
 VIEW_SCRIPT = """
 for (const view of document.querySelectorAll(".attention:not([data-ready])")) {
   view.dataset.ready = "";
@@ -258,7 +266,7 @@ for (const view of document.querySelectorAll(".attention:not([data-ready])")) {
 }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #73950738
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1005c5d9
 def _button(
     token: str, # as shown
     side: str, # "read" or "written"
@@ -270,7 +278,7 @@ def _button(
     return (f'<button type="button" data-side="{side}" aria-pressed="{str(pressed).lower()}" tabindex="{0 if pressed else -1}" style="--weight:{share:.3f}">'
             f'<bdi>{html.escape(token)}</bdi><small>{number}</small><i></i></button>')
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #c5eb13ac
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #03e6a6f3
 def attention_html(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str = "", # above the words; the translation itself when empty
@@ -290,7 +298,7 @@ def attention_html(
         f'<details><summary>In words</summary><pre>{html.escape(attention_text(translation))}</pre></details>',
         f'<script>{{{VIEW_SCRIPT}}}</script></div>'])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6fa07e20
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ef384c0c
 def attention_page(
     views: Sequence[str], # from `attention_html`
     title: str = "Attention", # of the window
@@ -300,7 +308,7 @@ def attention_page(
     look = "<style>:root { color-scheme: light dark; } body { font-family: system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}{look}</head><body><h1>{html.escape(title)}</h1>{"<hr>".join(views)}</body></html>\n'
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #06067efb
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #72341c17
 class AttentionExplorer(Explorer):
     "An explorer that shows `attention_html` of what `translate(**values)` returns; a heat map where nothing can move."
     def __init__(self,
@@ -316,7 +324,7 @@ class AttentionExplorer(Explorer):
         except Exception as error: view = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
         self.picture.outputs = ({"output_type": "display_data", "data": {"text/html": view, "text/plain": ""}, "metadata": {}},)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d371c879
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #975cfc02
 def explore_translations(
     models: Mapping[str, Translator], # to choose from, by name
     sentence: str = DEMO_SENTENCES[0], # to begin with
@@ -327,7 +335,7 @@ def explore_translations(
         return models[model].translate_with_attention([sentence], beam_size=beam)[0]
     return AttentionExplorer(translate, {"sentence": text_field(sentence), "model": choice(list(models)), "beam": slider(1, max_beam, 1)})
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ffe2b6ec
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #2acc3e5c
 @dataclass
 class VisualizeConfig:
     "Look at where a translator looks."
@@ -338,7 +346,7 @@ class VisualizeConfig:
     beam_size: int = 1 # hypotheses kept in the search; 1 is greedy
     device: str = "cpu" # where to translate
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #86623751
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a4550e58
 def save_figures(
     translator: Translator, # that made the translation
     source: str, # the sentence
@@ -358,19 +366,28 @@ def save_figures(
         plt.close(figure)
     return [f"{stem}_{name}.png" for name in figures]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #971dfc03
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ea540c85
+def measures(
+    maps: Sequence[Tensor], # of each sentence, (T, S)
+) -> dict[str, float] | None: # spread_bits, spread, monotonic, left_over, over_attended; None where no sentence has two rows
+    "The measures of `seq2seq.metrics` that need no gold alignment."
+    from stage_modules.seq2seq.metrics import measure_attention
+    if all(len(weights) < 2 for weights in maps): return None
+    report = asdict(measure_attention(maps))
+    return {name: round(value, 4) for name, value in report.items() if isinstance(value, float)}
+
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6b1fa19e
 def sentence_record(
     source: str, # the sentence
     translation: Translation, # with weights
 ) -> dict[str, Any]: # ready for JSON
     "What there is to know about one translation."
-    weights = weights_of(translation)
-    entropy = -(weights * weights.clamp(min=1e-12).log()).sum(1) # nats
+    weights, rounded = weights_of(translation), lambda row: [round(w, 4) for w in row]
     return {"source": source, "translation": translation.text, "read": shown(translation.source_tokens),
-            "written": shown(translation.target_tokens[:len(weights)]), "mean_row_entropy": round(entropy.mean().item(), 4),
-            "coverage": [round(c, 4) for c in weights.sum(0).tolist()], "weights": [[round(w, 4) for w in row] for row in weights.tolist()]}
+            "written": shown(translation.target_tokens[:len(weights)]), "metrics": measures([weights]),
+            "coverage": rounded(weights.sum(0).tolist()), "weights": [rounded(row) for row in weights.tolist()]}
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3894a5f8
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7d35a123
 def analyze(
     translator: Translator, # with attention
     sentences: Sequence[str], # to translate
@@ -380,15 +397,15 @@ def analyze(
     "Figures, a page that lights up, and a JSON file of weights and measures. Raises ValueError where there is nothing to draw."
     found = [(s, t) for s, t in zip(sentences, translator.translate_with_attention(list(sentences), beam_size=beam_size)) if t.source_tokens]
     if not found: raise ValueError("there is no sentence to translate; give some with --sentences")
-    records = [sentence_record(s, t) for s, t in found]
+    record = {"metrics": measures([weights_of(t) for _, t in found]), "sentences": [sentence_record(s, t) for s, t in found]}
     folder, wide = Path(output_dir), len(str(len(found)))
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for n, (s, t) in enumerate(found, start=1) for name in save_figures(translator, s, t, folder, f"{n:0{wide}}")]
     (folder / "attention.html").write_text(attention_page([attention_html(t, f"{s} — {t.text}") for s, t in found]), encoding="utf-8")
-    (folder / "attention.json").write_text(json.dumps({"sentences": records}, ensure_ascii=False, indent=1), encoding="utf-8")
+    (folder / "attention.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
     return [*names, "attention.html", "attention.json"]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #bf47a480
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #51653ecf
 def describe(
     translator: Translator, # perhaps without attention
     sentence: str, # with words in it
@@ -398,7 +415,7 @@ def describe(
     translation = translator.translate_with_attention([sentence], beam_size=beam_size)[0]
     return translation.text if translation.weights is None else f"{translation.text}\n{attention_text(translation)}"
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0b1b5422
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #dcf82472
 def typed_lines(
     ask: Callable[[str], str] = input, # shows a prompt, returns a line or raises EOFError
 ) -> Iterator[str]: # lines with something in them
@@ -411,7 +428,7 @@ def typed_lines(
         if not line.strip(): return
         yield line
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8670dd9b
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #24e8a613
 def interactive(
     translator: Translator, # perhaps without attention
     lines: Iterable[str], # sentences, as they come
@@ -420,7 +437,7 @@ def interactive(
     "Prints the translation of each line, and where the model looked, before it takes the next."
     for line in lines: print(describe(translator, line, beam_size), flush=True)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9acded39
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e6594bc5
 def run(
     config: VisualizeConfig, # what to do
 ) -> None:
@@ -435,7 +452,7 @@ def run(
     if config.mode == "demo": print("\n\n".join(f"{s}\n{describe(translator, s, config.beam_size)}" for s in sentences if s.strip()) + "\n")
     print(f"wrote {len(names)} files; open {folder / 'attention.html'}")
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #877dc9b9
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f6a37650
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, or 2 for bad input
@@ -450,5 +467,5 @@ def main(
     except KeyboardInterrupt: return 130
     return 0
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #2a88be30
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8058a1a6
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
