@@ -10,11 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stage_modules.seq2seq.translate import Translation, Translator
-from stage_modules.seq2seq.visualize import (DEMO_FOLDER, DEMO_MODELS, DEMO_SENTENCES, attention_html, attention_page, demo_translator,
-                                             explore_translations, interactive, main, make_demo, typed_lines)
+from stage_modules.seq2seq.visualize import (
+    DEMO_FOLDER,
+    DEMO_MODELS,
+    DEMO_SENTENCES,
+    attention_html,
+    attention_page,
+    demo_translator,
+    explore_translations,
+    interactive,
+    main,
+    make_demo,
+    typed_lines,
+)
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -23,7 +35,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 def command(*flags: str, folder: Path, typed: str | None = None) -> subprocess.CompletedProcess:
     "The command in a process of its own, in a folder that is not the checkout."
     return subprocess.run([sys.executable, "-m", "stage_modules.seq2seq.visualize", *flags], cwd=folder, env=ENVIRONMENT, input=typed or "",
-                          capture_output=True, text=True, encoding="utf-8", timeout=120)
+                          capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
 
 
 # ------------------------------------------------------------------ the command
@@ -79,12 +91,12 @@ def test_a_translation_is_printed_before_the_next_line_is_asked_for(capsys: pyte
     assert capsys.readouterr().out
 
 
-def test_a_prompt_is_shown_to_a_person_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    for seen in True, False:
-        prompts = []
-        monkeypatch.setattr(sys.stdin, "isatty", lambda: seen, raising=False)
-        assert list(typed_lines(lambda prompt: prompts.append(prompt) or "")) == []
-        assert bool(prompts[0]) == seen == bool(capsys.readouterr().out)
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_prompt_is_shown_to_a_person_only(seen: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    prompts = []
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: seen, raising=False)
+    assert list(typed_lines(lambda prompt: prompts.append(prompt) or "")) == []
+    assert bool(prompts[0]) == seen == bool(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("flags, expected", [
@@ -113,6 +125,7 @@ def test_a_model_without_attention_translates_and_draws_nothing(tmp_path: Path, 
     pairs = [("We are old.", "Nous sommes vieux."), ("Louise is happy.", "Louise est heureuse."), ("Go.", "Va.")]
     make_demo(tmp_path, ["none"], pairs, num_epochs=1, progress=False)
     model = str(tmp_path / "none")
+    assert "output_dir" not in json.loads((tmp_path / "none/config.json").read_text(encoding="utf-8"))
     capsys.readouterr()
     assert main(["--mode", "analyze", "--model_path", model, "--sentences", "We are old.", "--output_dir", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
@@ -140,7 +153,7 @@ def test_the_demo_models_are_packaged(tmp_path: Path) -> None:
     "Whoever installs the package has them."
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "out"), "egg_info", "--egg-base", str(tmp_path)],
-                          cwd=root, capture_output=True, text=True)
+                          cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     wanted = {p.relative_to(DEMO_FOLDER).as_posix() for p in DEMO_FOLDER.rglob("*") if p.is_file()}
     folder = tmp_path / "out/stage_modules/seq2seq/demo"
