@@ -9,7 +9,7 @@ __all__ = ['DEMO_FOLDER', 'DEMO_MODELS', 'DEMO_SENTENCES', 'SIGNS', 'VIEW_STYLE'
            'attention_page', 'AttentionExplorer', 'explore_translations', 'VisualizeConfig', 'save_figures', 'measures',
            'sentence_record', 'analyze', 'describe', 'typed_lines', 'interactive', 'run', 'main']
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0b0df519
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3e55bb3b
 import copy
 import html
 import json
@@ -39,12 +39,12 @@ from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.explore import Explorer, choice, slider, text_field
 from ..toolkit.plots import PALETTE, attention_heads, attention_heatmap, use_style
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #89869bd4
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a81e883f
 DEMO_FOLDER = Path(str(resources.files("stage_modules.seq2seq"))) / "demo"
 DEMO_MODELS = "bahdanau", "self" # one checkpoint each, folders of DEMO_FOLDER
 DEMO_SENTENCES = "You do not have two difficult magazines.", "There are six big roses at the market.", "She must go to my aunt's."
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #da0a533a
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9a2d4f34
 def demo_translator(
     name: str = "bahdanau", # one of DEMO_MODELS
     device: str = "cpu", # where to translate
@@ -53,7 +53,7 @@ def demo_translator(
     if name not in DEMO_MODELS: raise ValueError(f"there is no demo model {name!r}; there are {', '.join(DEMO_MODELS)}")
     return Translator.load(DEMO_FOLDER / name, device)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #5b3501d8
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #83516cf3
 def demo_pairs(
     count: int = 30_000, # sentences to choose from
     words: int = 300, # keep those made of so many most frequent English tokens
@@ -65,7 +65,7 @@ def demo_pairs(
     known = {token for token, _ in seen.most_common(words)}
     return [(p.source, p.target) for p in pairs if known.issuperset(cut_text(p.source))]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #eb19a8f3
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a411af25
 def save_half(
     translator: Translator, # trained
     config: dict[str, Any], # the run's settings, of which the model's are kept
@@ -76,7 +76,7 @@ def save_half(
     files = {"source_tokenizer.json": translator.source_tokenizer.to_json(), "target_tokenizer.json": translator.target_tokenizer.to_json()}
     save_checkpoint(folder, copy.deepcopy(translator.model).half(), kept, files)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #476cee28
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7ae345fb
 def demo_settings(
     name: str, # a value of `attention_type`
 ) -> dict[str, Any]: # of `TrainConfig`
@@ -85,7 +85,7 @@ def demo_settings(
     return dict(attention_type=name, tokenizer="word", embedding_dim=60, hidden_size=60, attention_dim=60, num_heads=4, dropout=0.,
                 num_epochs=8, label_smoothing=0., tensorboard=False, **own)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #175a9263
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4197c7fd
 def make_demo(
     folder: str | Path = DEMO_FOLDER, # gets one checkpoint for each name
     names: Sequence[str] = DEMO_MODELS, # values of `attention_type`
@@ -101,7 +101,7 @@ def make_demo(
             result = train(TrainConfig(**demo_settings(name) | changes, data_path=str(data), output_dir=f"{scratch}/{name}"))
             save_half(result.translator, load_checkpoint(f"{scratch}/{name}/best").config, Path(folder) / name)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #91541a89
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #881d932e
 SIGNS = {"<pad>": "[PAD]", "<bos>": "[SOS]", "<eos>": "[EOS]", "<unk>": "[UNK]"} # as figures show them
 
 def shown(
@@ -110,7 +110,7 @@ def shown(
     "Tokens without spacing marks, signs in brackets."
     return [SIGNS.get(token, bare(token)) for token in tokens]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9a3d9a65
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0560bf87
 def weights_of(
     translation: Translation, # perhaps without weights
 ) -> Tensor: # (T, S), T and S at least 1
@@ -119,7 +119,7 @@ def weights_of(
         raise ValueError("there is nothing to draw: " + ("the model has no attention" if translation.source_tokens else "the sentence is empty"))
     return translation.weights
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e4dba45d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #56cb1ee9
 def draw_map(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -130,7 +130,7 @@ def draw_map(
     written = shown(translation.target_tokens[:len(weights)])
     return attention_heatmap(weights, shown(translation.source_tokens), written, title=title or translation.text, xlabel="read", ylabel="written", ax=ax)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #b5866d08
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #24aa51b6
 def looked_at(
     weights: Sequence[float] | Tensor, # of one written token, (S,)
     tokens: Sequence[str], # that were read, S of them
@@ -141,7 +141,7 @@ def looked_at(
     order = sorted(range(len(tokens)), key=lambda n: -float(weights[n]))[:top]
     return [(tokens[n], float(weights[n])) for place, n in enumerate(order) if not place or weights[n] >= least]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #b2cacc75
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3b1fcc55
 def attention_text(
     translation: Translation, # from `Translator.translate_with_attention`
     top: int = 3, # places named for each written token
@@ -153,14 +153,14 @@ def attention_text(
     found = ["  ".join(f"{token} {weight:.2f}" for token, weight in looked_at(row, read, top)) for row in weights.tolist()]
     return "\n".join(f"  {token:<{wide}}  <- {places}" for token, places in zip(written, found))
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #89f90f5d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #706b67ea
 def coverage_over_time(
     weights: Tensor, # (T, S)
 ) -> Tensor: # attention that each read token has had after each written one, (T, S)
     "Weights added up over written tokens; the last row is the final coverage."
     return weights.cumsum(0)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9a1d179a
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #aafb4632
 def draw_coverage(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -177,7 +177,7 @@ def draw_coverage(
     top.set(ylabel="total", title=title or translation.text)
     return below.figure
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e4b0dbe7
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #18ed87e6
 class HeadMaps(NamedTuple):
     "Attention of a Transformer decoder for one pair of sentences: N layers, H heads."
     source: Tensor # at what was read, (N, H, T, S)
@@ -186,7 +186,7 @@ class HeadMaps(NamedTuple):
     before: list[str] # T tokens that the decoder reads, `[SOS]` first
     written: list[str] # T tokens that it writes, `[EOS]` last
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ef22a272
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0a5904e8
 @torch.no_grad()
 def head_maps(
     translator: Translator, # with a Transformer decoder
@@ -203,7 +203,7 @@ def head_maps(
     stack = lambda maps: torch.stack([layer[0] for layer in maps]).cpu()
     return HeadMaps(stack(found["source"]), stack(found["self"]), [*shown(read), "[EOS]"], ["[SOS]", *words], [*words, "[EOS]"])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4a87215c
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6936cf05
 def draw_head_maps(
     maps: Tensor, # (N, H, T, S)
     read: Sequence[str], # S tokens along x
@@ -215,7 +215,7 @@ def draw_head_maps(
     names = [f"layer {n}, head {h}" for n in range(1, layers + 1) for h in range(1, heads + 1)]
     return attention_heads(maps.flatten(0, 1), read, written, title=title, xlabel="read", ylabel="written", titles=names, columns=heads)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #06cf67c1
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ee0f80eb
 VIEW_STYLE = """
 .attention { font: inherit; line-height: 1.3; margin: .75em 0; overflow-x: auto; }
 .attention p { margin: .3em 0; }
@@ -233,7 +233,7 @@ VIEW_STYLE = """
 .attention .attention-help { font-size: .85em; opacity: .7; }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #fab8da58
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #59ff320d
 _SHOW = """
   view.dataset.ready = "";
   const weights = view.dataset.weights.split(";").map(row => row.split(" ").map(Number));
@@ -256,7 +256,7 @@ _SHOW = """
   }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #bd798314
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #954a506d
 _STEP = """
   function choose(word) { if (word) { chosen = word; show(word); word.focus(); } }
   const moves = {ArrowLeft: (row, n) => row[n - 1], ArrowRight: (row, n) => row[n + 1], Home: row => row[0], End: row => row[row.length - 1],
@@ -268,7 +268,7 @@ _STEP = """
 """
 VIEW_SCRIPT = 'for (const view of document.querySelectorAll(".attention:not([data-ready])")) {' + _SHOW + _STEP + 'show(chosen); }'
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f04f4df0
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #48e7505c
 def _button(
     token: str, # as shown
     side: str, # "read" or "written"
@@ -280,7 +280,7 @@ def _button(
     return (f'<button type="button" data-side="{side}" aria-pressed="{str(pressed).lower()}" tabindex="{0 if pressed else -1}" style="--weight:{share:.3f}">'
             f'<bdi>{html.escape(token)}</bdi><small>{number}</small><i></i></button>')
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ab4c1d41
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #afedc336
 def attention_html(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str = "", # above the words; the translation itself when empty
@@ -300,7 +300,7 @@ def attention_html(
         f'<details><summary>In words</summary><pre>{html.escape(attention_text(translation))}</pre></details>',
         f'<script>{{{VIEW_SCRIPT}}}</script></div>'])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #07211e99
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #bdd83655
 def attention_page(
     views: Sequence[str], # from `attention_html`
     title: str = "Attention", # of the window
@@ -310,7 +310,7 @@ def attention_page(
     look = "<style>:root { color-scheme: light dark; } body { font-family: system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}{look}</head><body><h1>{html.escape(title)}</h1>{"<hr>".join(views)}</body></html>\n'
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #717c9289
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a8f63e0b
 class AttentionExplorer(Explorer):
     "An explorer that shows `attention_html` of what `translate(**values)` returns; a heat map where nothing can move."
     def __init__(self,
@@ -326,7 +326,7 @@ class AttentionExplorer(Explorer):
         except Exception as error: view = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
         self.picture.outputs = ({"output_type": "display_data", "data": {"text/html": view, "text/plain": ""}, "metadata": {}},)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4accb8eb
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6f8ae98f
 def explore_translations(
     models: Mapping[str, Translator], # to choose from, by name
     sentence: str = DEMO_SENTENCES[0], # to begin with
@@ -337,7 +337,7 @@ def explore_translations(
         return models[model].translate_with_attention([sentence], beam_size=beam)[0]
     return AttentionExplorer(translate, {"sentence": text_field(sentence), "model": choice(list(models)), "beam": slider(1, max_beam, 1)})
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e8ff1f39
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f435ec51
 @dataclass
 class VisualizeConfig:
     "Look at where a translator looks."
@@ -348,7 +348,7 @@ class VisualizeConfig:
     beam_size: int = 1 # hypotheses kept in the search; 1 is greedy
     device: str = "cpu" # where to translate
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d2a82d43
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #5d1cb983
 def save_figures(
     translator: Translator, # that made the translation
     source: str, # the sentence
@@ -368,7 +368,7 @@ def save_figures(
         plt.close(figure)
     return [f"{stem}_{name}.png" for name in figures]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #801abb41
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8a1f8cf8
 def measures(
     maps: Sequence[Tensor], # of each sentence, (T, S)
 ) -> dict[str, float] | None: # spread_bits, spread, monotonic, left_over, over_attended; None where no sentence has two rows
@@ -378,7 +378,7 @@ def measures(
     report = asdict(measure_attention(maps))
     return {name: round(value, 4) for name, value in report.items() if isinstance(value, float)}
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #00615b87
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1d1a2817
 def sentence_record(
     source: str, # the sentence
     translation: Translation, # with weights
@@ -389,7 +389,7 @@ def sentence_record(
             "written": shown(translation.target_tokens[:len(weights)]), "metrics": measures([weights]),
             "coverage": rounded(weights.sum(0).tolist()), "weights": [rounded(row) for row in weights.tolist()]}
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #89e214a1
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7ced3534
 def analyze(
     translator: Translator, # with attention
     sentences: Sequence[str], # to translate
@@ -407,7 +407,7 @@ def analyze(
     (folder / "attention.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
     return [*names, "attention.html", "attention.json"]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9facd1e2
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e1cd5475
 def describe(
     translator: Translator, # perhaps without attention
     sentence: str, # with words in it
@@ -417,7 +417,7 @@ def describe(
     translation = translator.translate_with_attention([sentence], beam_size=beam_size)[0]
     return translation.text if translation.weights is None else f"{translation.text}\n{attention_text(translation)}"
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #c6adc295
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d91a03c4
 def typed_lines(
     ask: Callable[[str], str] = input, # shows a prompt, returns a line or raises EOFError
 ) -> Iterator[str]: # lines with something in them
@@ -430,7 +430,7 @@ def typed_lines(
         if not line.strip(): return
         yield line
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #309d15e4
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #505941d6
 def interactive(
     translator: Translator, # perhaps without attention
     lines: Iterable[str], # sentences, as they come
@@ -439,7 +439,7 @@ def interactive(
     "Prints the translation of each line, and where the model looked, before it takes the next."
     for line in lines: print(describe(translator, line, beam_size), flush=True)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #431d180d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f515a5eb
 def run(
     config: VisualizeConfig, # what to do
 ) -> None:
@@ -454,7 +454,7 @@ def run(
     if config.mode == "demo": print("\n\n".join(f"{s}\n{describe(translator, s, config.beam_size)}" for s in sentences if s.strip()) + "\n")
     print(f"wrote {len(names)} files; open {folder / 'attention.html'}")
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6d1ed956
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #b6cf577c
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, or 2 for bad input
@@ -469,5 +469,5 @@ def main(
     except KeyboardInterrupt: return 130
     return 0
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e606290a
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #84ab889b
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
