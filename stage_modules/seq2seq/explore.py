@@ -6,7 +6,7 @@
 __all__ = ['draw_attention', 'forced_attention', 'gold_matrix', 'draw_against_gold', 'alignment_links', 'alignment_error_rate',
            'explore_attention']
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #6d5cf47e
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #f3387a66
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ from .translate import Translation, Translator
 from ..toolkit.explore import Explorer, choice, explorer
 from ..toolkit.plots import attention_heatmap
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #def4a473
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #1cbd8518
 def draw_attention(
     translation: Translation, # from `Translator.translate_with_attention` or `forced_attention`
     title: str | None = None, # what to see
@@ -31,7 +31,7 @@ def draw_attention(
     return attention_heatmap(translation.weights, translation.source_tokens, translation.target_tokens[:len(translation.weights)], title=title,
                              xlabel="source (English)", ylabel="target (French)", ax=ax)
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #fe92b342
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #7e5a0ea4
 @torch.no_grad()
 def forced_attention(
     translator: Translator, # with attention
@@ -51,7 +51,7 @@ def forced_attention(
         out += [Translation(t, a, b, w[:len(b), :len(a)].cpu()) for (_, t), (a, b), w in zip(rows, sides, weights)]
     return out
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #799e4b89
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #c10b20bd
 def gold_matrix(
     alignment: Sequence[tuple[int, int]], # (source index, target index)
     source_length: int, # S
@@ -62,7 +62,7 @@ def gold_matrix(
     for s, t in alignment: gold[t, s] = 1.
     return gold
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #62401b85
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #3f246ec6
 def draw_against_gold(
     translation: Translation, # from `forced_attention`
     alignment: Sequence[tuple[int, int]], # gold links, (source index, target index)
@@ -78,7 +78,7 @@ def draw_against_gold(
     if title: figure.suptitle(title)
     return figure
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #609e127f
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #010cc8aa
 def alignment_links(
     weights: Tensor, # (T, S)
     targets: Sequence[int], # target positions that take part
@@ -87,7 +87,7 @@ def alignment_links(
     best = weights.argmax(-1).tolist()
     return {(best[t], t) for t in targets}
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #4e66af3e
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #41864235
 def alignment_error_rate(
     weights: Sequence[Tensor], # of each sentence, (T, S)
     alignments: Sequence[Sequence[tuple[int, int]]], # gold links of each, (source index, target index)
@@ -100,7 +100,7 @@ def alignment_error_rate(
     if not total: raise ValueError("alignment_error_rate: no alignment has a link")
     return 1 - hits / total
 
-# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #696f94fd
+# %% ../../nbs/stage2_seq2seq/08_first_translator.ipynb #fe5a7def
 def explore_attention(
     translator: Translator, # with attention
     sentences: Sequence[str], # to choose from
