@@ -36,7 +36,7 @@ def one_run(attention_type: str, steps: int, seed: int, split, timed: bool = Tru
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2400, help="training steps of 32 pairs")
+    parser.add_argument("--steps", type=int, default=1800, help="training steps of 32 pairs")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each attention")
     args = parser.parse_args()
     split = split_pairs(load_tatoeba(max_words=10), valid=1000, test=2000, seed=0)

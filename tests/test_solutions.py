@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage_modules.seq2seq import attention
+from stage_modules.seq2seq import attention, coverage  # noqa: F401  (coverage registers itself once, for good)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(p for p in (ROOT / "nbs").glob("*/[0-9]*.ipynb"))
@@ -62,10 +62,11 @@ def run(page: Path) -> None:
 def alone(monkeypatch, tmp_path):
     "No window, no sliders, a folder of its own; what a solution registers or sets does not stay."
     monkeypatch.setenv("STAGE_STATIC", "1")
-    monkeypatch.setattr(attention, "ATTENTIONS", dict(attention.ATTENTIONS))
+    registered = dict(attention.ATTENTIONS)
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
     with plt.rc_context(): yield
+    for name in set(attention.ATTENTIONS) - set(registered): del attention.ATTENTIONS[name]
 
 
 def marked(pages: list[Path]) -> list:
