@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from stage_modules.attention.scaled_dot_product import padding_mask
 from stage_modules.seq2seq import luong
-from stage_modules.seq2seq.coverage import CoverageAttention, coverage_loss
 from stage_modules.seq2seq.attention import ATTENTIONS, BahdanauAttention, register_attention
+from stage_modules.seq2seq.coverage import CoverageAttention, coverage_loss
 from stage_modules.seq2seq.data import WordTokenizer, make_batch
 from stage_modules.seq2seq.grammar import SIMPLE, make_pairs
 from stage_modules.seq2seq.luong import LuongAttention, LuongStepDecoder
@@ -25,8 +26,8 @@ from stage_modules.toolkit.errors import CheckpointError, ShapeError
 fixed = settings(derandomize=True, deadline=None, max_examples=25)
 lengths_of = st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(lambda ls: max(ls) > 0)
 METHODS = ["dot", "general", "concat"]
-OPTIONS = [dict(attention_type="bahdanau"), dict(attention_type="coverage")] + [
-    dict(attention_type="luong", attention_method=method, input_feeding=fed, local_window=window)
+OPTIONS = [{"attention_type": "bahdanau"}, {"attention_type": "coverage"}] + [
+    {"attention_type": "luong", "attention_method": method, "input_feeding": fed, "local_window": window}
     for method in METHODS for fed in (False, True) for window in (0, 2)]
 name = lambda options: "-".join(str(v) for v in options.values()) if isinstance(options, dict) else str(options)
 
@@ -74,7 +75,7 @@ def test_padding_never_changes_loss_or_gradient(options: dict) -> None:
     together, alone = gradients([make_batch(pairs)]), gradients([make_batch([pair]) for pair in pairs])
     torch.testing.assert_close(together[0], alone[0], atol=1e-4, rtol=1e-5)
     for (where, _), a, b in zip(model.named_parameters(), together[1], alone[1]):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=lambda m: f"{where}: {m}")
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=lambda m, where=where: f"{where}: {m}")
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
@@ -119,7 +120,7 @@ def test_bf16_autocast_trains(options: dict) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_feeding_tells_the_state_where_it_looked(method: str) -> None:
     for fed in False, True:
-        model, batch = tiny(dict(attention_type="luong", attention_method=method, input_feeding=fed)), make_batch(pairs_of([4, 2]))
+        model, batch = tiny({"attention_type": "luong", "attention_method": method, "input_feeding": fed}), make_batch(pairs_of([4, 2]))
         encoded = model.encoder(batch.source, batch.source_mask)
         elsewhere = encoded._replace(states=encoded.states.flip(-1) + 1) # the same summary, other things to look at
         states = []
@@ -274,8 +275,8 @@ def test_coverage_loss_is_the_double_sum(sources: list[int], targets: list[int],
 # by name, and from a checkpoint
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(ValueError, match="known: dot, general, concat"): tiny(dict(attention_type="luong", attention_method="cosine"))
-    with pytest.raises(ValueError, match="local_window is -1"): tiny(dict(attention_type="luong", local_window=-1))
+    with pytest.raises(ValueError, match="known: dot, general, concat"): tiny({"attention_type": "luong", "attention_method": "cosine"})
+    with pytest.raises(ValueError, match="local_window is -1"): tiny({"attention_type": "luong", "local_window": -1})
     with pytest.raises(ValueError, match="one size, got 4 and 6"): LuongAttention(4, 6, 5, "dot")
     with pytest.raises(ShapeError, match="keys"): LuongAttention(4, 6, 5).start(torch.zeros(1, 2, 5), torch.zeros(1, 2, 5))
     with pytest.raises(ShapeError, match="queries"): (a := LuongAttention(4, 6, 5)).attend_all(torch.zeros(1, 2, 5), a.start(torch.zeros(1, 2, 6), torch.zeros(1, 2, 6)))
@@ -285,7 +286,7 @@ def test_settings_that_make_no_sense_are_named() -> None:
 def test_luong_s_attention_plugs_into_the_decoder_that_asks_before_its_step() -> None:
     register_attention("luong_for_test")(LuongAttention)
     try:
-        model, batch = tiny(dict(attention_type="luong_for_test")), make_batch(pairs_of([4, 2]))
+        model, batch = tiny({"attention_type": "luong_for_test"}), make_batch(pairs_of([4, 2]))
         assert not isinstance(model.decoder, LuongStepDecoder)
         model.loss(batch)[0].backward()
         assert model.decoder.attention.score.key_projection.weight.grad.abs().sum() > 0
@@ -298,7 +299,7 @@ def test_a_name_imports_its_page_s_module(kind: str) -> None:
 from stage_modules.seq2seq.model import ModelConfig, build_model
 assert "stage_modules.seq2seq.{kind}" not in sys.modules
 print(type(build_model(ModelConfig("{kind}", source_vocab_size=9, target_vocab_size=9)).decoder.attention).__name__)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, {"luong": "LuongAttention", "coverage": "CoverageAttention"}[kind]), done.stderr
 
 
@@ -326,6 +327,6 @@ def test_a_checkpoint_of_another_method_is_refused(tokenizers: tuple, tmp_path: 
     source, target, _ = tokenizers
     config = ModelConfig("luong", 7, 8, 8, source_vocab_size=len(source), target_vocab_size=len(target))
     files = {TOKENIZER_FILES["source"]: source.to_json(), TOKENIZER_FILES["target"]: target.to_json()}
-    for changed in dict(attention_method="concat"), dict(attention_method="cosine"), dict(input_feeding=True), dict(local_window=3), dict(attention_type="coverage"):
+    for changed in {"attention_method": "concat"}, {"attention_method": "cosine"}, {"input_feeding": True}, {"local_window": 3}, {"attention_type": "coverage"}:
         save_checkpoint(tmp_path / "b", build_model(config), asdict(replace(config, **changed)), files)
         with pytest.raises(CheckpointError): Translator.load(tmp_path / "b")

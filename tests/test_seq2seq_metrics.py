@@ -1,21 +1,35 @@
 "Attention metrics and BLEU's uncertainty: properties over random maps, and sacreBLEU's own results."
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from torch import Tensor
 
 from stage_modules.seq2seq.evaluate import corpus_bleu, reference_streams
-from stage_modules.seq2seq.metrics import (attention_spread, bleu_by_length, bleu_of, bleu_statistics, bootstrap_bleu, coverage_errors,
-    expected_positions, measure_attention, monotonic_score, paired_bootstrap, resampled, row_entropy)
+from stage_modules.seq2seq.metrics import (
+    attention_spread,
+    bleu_by_length,
+    bleu_of,
+    bleu_statistics,
+    bootstrap_bleu,
+    coverage_errors,
+    expected_positions,
+    measure_attention,
+    monotonic_score,
+    paired_bootstrap,
+    resampled,
+    row_entropy,
+)
 
 fixed = settings(derandomize=True, deadline=None, max_examples=40)
 sizes = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5)
-WORDS = "the cat dog sat ran on under a mat tree quickly . , big small".split()
+WORDS = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "quickly", ".", ",", "big", "small"]
 
 
 def maps_of(shapes: list[tuple[int, int]], seed: int = 0) -> list[Tensor]:
@@ -64,7 +78,7 @@ def test_filler_columns_and_order_of_sentences_change_nothing(shapes: list[tuple
 def test_monotonic_score_counts_steps(positions: list[int]) -> None:
     w = torch.nn.functional.one_hot(torch.tensor(positions), 8).float()
     assert expected_positions(w).tolist() == positions
-    steps = [b >= a for a, b in zip(positions, positions[1:])]
+    steps = [b >= a for a, b in itertools.pairwise(positions)]
     assert math.isclose(monotonic_score([w]), sum(steps) / len(steps), abs_tol=1e-6)
 
 
