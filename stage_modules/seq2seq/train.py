@@ -8,7 +8,7 @@ __all__ = ['GRAMMAR_PAIRS', 'TrainConfig', 'check_numbers', 'check_train_config'
            'ForcingProgress', 'planned_steps', 'make_adam', 'earlier_run', 'run_tokenizers', 'decide', 'prepare',
            'Trained', 'train', 'grid_search', 'main']
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f42814fd
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f03fefc6
 import math
 import sys
 import time
@@ -32,7 +32,7 @@ from ..toolkit.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.training import Callback, Trainer, TrainingConfig, changeable, check_settings
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #cb2a4a2f
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4b32cc63
 @dataclass
 class TrainConfig(ModelConfig, TrainingConfig):
     "Train a translator on sentence pairs, and write a checkpoint that `evaluate` and `Translator.load` read."
@@ -59,7 +59,7 @@ class TrainConfig(ModelConfig, TrainingConfig):
     source_vocab_size: tyro.conf.Suppress[int] = 0 # set from the source tokenizer
     target_vocab_size: tyro.conf.Suppress[int] = 0 # set from the target tokenizer
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b2b51157
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #15ccd8e9
 def check_numbers(
     config: TrainConfig, # as given
 ) -> None:
@@ -75,7 +75,7 @@ def check_numbers(
     need(config.vocab_size is None or config.vocab_size >= 5, "vocab_size", "5 or more, or None")
     need(config.mixed_precision != "fp16" or torch.cuda.is_available(), "mixed_precision", "no or bf16: fp16 needs a GPU")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #cecd44fd
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1e59490c
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -86,10 +86,10 @@ def check_train_config(
     if config.attention_regularization and not model.decoder.looks:
         raise ValueError(f"attention_regularization is {config.attention_regularization}, expected 0: attention_type {config.attention_type!r} gives no weights")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #519cd20c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #6f1d387d
 GRAMMAR_PAIRS = 8000 # sentences of the built-in grammar, when there is no file
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #25bac1de
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1ab00b0f
 def read_and_tell(
     path: str, # file of pairs
     skip_bad_lines: bool = False, # leave malformed lines out instead of stopping
@@ -99,7 +99,7 @@ def read_and_tell(
     if pairs.skipped: print(f"{path}: skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e981c300
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #23aa6af0
 def load_data(
     config: TrainConfig, # data_path, valid_path, test_sentences, skip_bad_lines, seed
 ) -> Split: # train, valid, test; test is empty unless asked for
@@ -111,14 +111,14 @@ def load_data(
     except DataError as error: raise DataError(error.message, config.data_path) from None
     return split._replace(valid=read_and_tell(config.valid_path, config.skip_bad_lines)) if config.valid_path else split
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e4ee5da0
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f2aca9a9
 def default_epochs(
     num_pairs: int, # training pairs
 ) -> int: # passes over them
     "400,000 pairs' worth of training, in 6 to 60 passes."
     return max(6, min(60, round(400_000 / num_pairs)))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c8bda424
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1d8cd987
 def seconds_per_batch(
     model: Seq2Seq, # is left as it was
     batches: Iterable, # what it will train on, with a length
@@ -138,7 +138,7 @@ def seconds_per_batch(
     model.zero_grad(set_to_none=True)
     return sum(seconds[1:]) / len(chosen)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #a5970d86
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3395af5e
 def steps_that_fit(
     minutes: float, # to fill
     seconds: float, # a batch takes, forward and backward
@@ -147,7 +147,7 @@ def steps_that_fit(
     "A tenth more for the optimizer, and a tenth of the time for validation and checkpoints."
     return max(1, int(0.9 * 60 * minutes / (1.1 * seconds) / accumulate))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #05fa5a9c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #6edd6292
 def forcing_ratio(
     progress: float, # share of the run that is done, 0 to 1
     last: float = 0., # the ratio at the end; for constant, throughout
@@ -161,7 +161,7 @@ def forcing_ratio(
     s = lambda p: k / (k + math.exp(2 * p * math.log(k)))
     return last + (1 - last) * (s(progress) - s(1)) / (s(0) - s(1))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b1b3711d
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #8f7bb2d0
 def entropy_penalty(
     weights: Tensor, # where each target word looked, (B, T, S); rows sum to 1
     source_mask: Tensor, # True where a source word is real, (B, S)
@@ -172,7 +172,7 @@ def entropy_penalty(
     entropy = torch.special.entr(weights.clamp_min(1e-9)) * (weights > 1e-9) # (B, T, S); the logarithm's slope at 0 has no end
     return entropy.sum(-1)[target_mask].sum()
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #6d88abff
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #6e13fa74
 def make_penalty(
     config: TrainConfig, # attention_regularization; coverage_weight where the attention is coverage
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None: # weights, source_mask, target_mask -> a sum to add to the loss
@@ -183,7 +183,7 @@ def make_penalty(
         parts.append((config.coverage_weight, coverage_loss))
     if parts: return lambda *attention: sum(weight * penalty(*attention) for weight, penalty in parts)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #cdbe73e6
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e268e8e1
 class TranslationLoss:
     "The loss for the Trainer; decides for each training batch whose words the decoder reads."
     def __init__(self,
@@ -207,7 +207,7 @@ class TranslationLoss:
         if not model.training: return model.loss(batch)
         return model.loss(batch, self.label_smoothing, forced=self.forces(), penalty=self.penalty)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #808bb928
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #a040edc3
 class ForcingProgress(Callback):
     "Keeps a `TranslationLoss` informed."
     def __init__(self,
@@ -219,7 +219,7 @@ class ForcingProgress(Callback):
 
     def on_step(self, trainer: Trainer) -> None: self.loss_fn.progress = trainer.progress.step / max(1, trainer.total_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #25003180
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e5504087
 def planned_steps(
     config: TrainConfig, # max_minutes, teacher forcing, penalties
     model: Seq2Seq, # to time
@@ -231,7 +231,7 @@ def planned_steps(
     seconds = (share * timed(1.) if share else 0.) + ((1 - share) * timed(0.) if share < 1 else 0.)
     return steps_that_fit(config.max_minutes, seconds, config.gradient_accumulation_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4b4ec88a
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c6ed6f29
 def make_adam(
     model: nn.Module, # its weights
     config: TrainConfig, # learning_rate, weight_decay
@@ -239,7 +239,7 @@ def make_adam(
     "Adam with betas 0.9 and 0.98 (Vaswani et al. 2017, section 5.3), fused."
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=config.weight_decay, fused=True)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c8837e3e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #25f98ff2
 def earlier_run(
     config: TrainConfig, # resume, output_dir
 ) -> Checkpoint | None:
@@ -247,7 +247,7 @@ def earlier_run(
     place = Path(config.output_dir) / "last"
     return load_checkpoint(place) if config.resume and find_checkpoint(place) else None
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #68edeca2
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #6d5b3275
 def run_tokenizers(
     config: TrainConfig, # tokenizer, vocab_size, min_freq, output_dir
     train: Pairs, # to learn from
@@ -261,7 +261,7 @@ def run_tokenizers(
     try: return tuple(tokenizer_from_json(earlier.files[file], side=side) for side, file in TOKENIZER_FILES.items())
     except DataError as error: raise CheckpointError(error.message, place) from error
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #79b9f3b9
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9be9631e
 def decide(
     config: TrainConfig, # with None where the data decides
     model: Seq2Seq, # to time
@@ -280,7 +280,7 @@ def decide(
     if warmup is None: warmup = min(400, max(1, int(min(steps or math.inf, planned) / 10)))
     return replace(config, num_epochs=epochs, max_steps=steps, warmup_steps=warmup)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7a128b64
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c4ec16f8
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, Split]: # ready for `fit`, and the data it is for
@@ -301,7 +301,7 @@ def prepare(
     return Trainer(model, config, batches, loss_fn, valid, callbacks=[ForcingProgress(loss_fn)], optimizer=make_adam(model, config),
                    files={TOKENIZER_FILES["source"]: source.to_json(), TOKENIZER_FILES["target"]: target.to_json()}), data
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #bd030dea
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b4fe38a5
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -316,7 +316,7 @@ class Trained:
         "The lowest validation loss, in nats per word."
         return min(row["valid_loss"] for row in self.history if "valid_loss" in row)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3cddc3ba
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9d377dbc
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
@@ -329,7 +329,7 @@ def train(
     tokenizers = [tokenizer_from_json(trainer.files[file]) for file in TOKENIZER_FILES.values()]
     return Trained(Translator(trainer.model, *tokenizers), history, data, trainer.progress.seconds, trainer.stop_reason == "interrupted")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fe459ba9
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #644d10d2
 def grid_search(
     base: TrainConfig, # what all runs share; its output_dir holds a folder for each
     grid: dict[str, Sequence[Any]], # setting -> values to try
@@ -344,7 +344,7 @@ def grid_search(
         rows.append(chosen | {"valid_loss": result.best_loss, "seconds": result.seconds})
     return sorted(rows, key=lambda row: row["valid_loss"])
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9be88e2c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #20b3fd44
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input; 130 when interrupted
@@ -360,5 +360,5 @@ def main(
           f"best checkpoint in {Path(config.output_dir) / 'best'}")
     return 0
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #8485a933
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #085383ba
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
