@@ -21,6 +21,7 @@ from stage_modules.seq2seq.model import (
     Encoded,
     LSTMEncoder,
     ModelConfig,
+    ResidualLSTMs,
     Seq2Seq,
     build_model,
     find_decoder,
@@ -352,3 +353,11 @@ def test_fresh_weights_come_in_the_order_they_always_came() -> None:
         names = ["decoder.attention.vector"] * (kind == "bahdanau") + ["encoder.layers.0.backwards.weight_ih_l0", "decoder.output.weight"]
         found[kind] = [round(parameters[name].detach().double().sum().item(), 2) for name in names]
     assert found == {"none": [-2.96, 2.58], "bahdanau": [-0.7, -0.05, 2.54]}
+
+
+def test_an_upper_layer_that_says_nothing_lets_its_input_through() -> None:
+    upper = ResidualLSTMs(4, 2)
+    for p in upper.parameters(): nn.init.zeros_(p) # such an LSTM gives zeros
+    hidden = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    state = DecoderState(torch.zeros(3, 3, 4), torch.zeros(3, 3, 4), None)
+    assert torch.equal(upper(hidden, state, nn.Identity())[0], hidden)
