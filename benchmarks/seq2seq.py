@@ -6,8 +6,10 @@
 Tatoeba English-French pairs of every length, word vocabularies of about 6,000, batches of 128: the same sentences, sizes and optimizer for all
 contestants, in turns within one run. Writes results/seq2seq.json."""
 import argparse
+import copy
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -18,46 +20,16 @@ from pathlib import Path
 
 import torch
 from common import save, table
-from seq2seq_speed import TutorialModel, speed_of
-from torch import Tensor, nn
+from seq2seq_speed import TutorialLuong, TutorialModel, check_same, speed_of
+from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from stage_modules.seq2seq.data import BucketedBatches, build_tokenizers, encode_pairs, load_tatoeba, make_batch, split_pairs
-from stage_modules.seq2seq.luong import LuongAttention
 from stage_modules.seq2seq.model import ModelConfig, build_model
 from stage_modules.seq2seq.search import beam_search
 
 NEEDS_DATA = "tatoeba/fra-eng.zip"
 BATCH, WORDS = 128, 6000
-
-
-class TutorialLuong(nn.Module):
-    "Luong's decoder the tutorials' way: packed encoder, a loop over words that attends, reads out and scores the vocabulary one word at a time."
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        E, H = config.embedding_dim, config.hidden_size
-        self.source_embedding = nn.Embedding(config.source_vocab_size, E, padding_idx=0)
-        self.target_embedding = nn.Embedding(config.target_vocab_size, E, padding_idx=0)
-        self.encoder, self.feeding = nn.LSTM(E, H // 2, bidirectional=True, batch_first=True), config.input_feeding
-        self.bridge, self.cell = nn.Linear(H, 2 * H), nn.LSTMCell(E * (1 + self.feeding), H)
-        self.attention, self.readout = LuongAttention(H, H, config.attention_dim, config.attention_method), nn.Linear(2 * H, E)
-        self.output, self.dropout = nn.Linear(E, config.target_vocab_size), nn.Dropout(config.dropout)
-
-    def loss(self, batch) -> tuple[Tensor, Tensor]:
-        x = self.dropout(self.source_embedding(batch.source))
-        states, (final, _) = self.encoder(pack_padded_sequence(x, batch.source_mask.sum(1), batch_first=True, enforce_sorted=False))
-        states = x + pad_packed_sequence(states, batch_first=True, total_length=batch.source.shape[1])[0]
-        h, c = self.bridge(torch.cat([final[0], final[1]], -1)).chunk(2, -1)
-        h, loss, feature = h.tanh(), 0., x.new_zeros(len(x), x.shape[-1])
-        for t in range(batch.target_in.shape[1]):
-            word = self.dropout(self.target_embedding(batch.target_in[:, t]))
-            h, c = self.cell(torch.cat([word, feature], -1) if self.feeding else word, (h, c))
-            context, _ = self.attention(h, states, states, batch.source_mask)
-            feature = self.readout(torch.cat([h, context], -1)).tanh()
-            loss = loss + F.cross_entropy(self.output(self.dropout(feature)), batch.target_out[:, t], ignore_index=0, reduction="sum")
-        return loss, batch.target_mask.sum()
 
 
 def ways(hidden: int, sizes: dict) -> dict[str, ModelConfig]:
@@ -90,24 +62,32 @@ def multiply_adds(model: nn.Module, batch) -> int:
     return counter.get_total_flops() // 2 + 3 * lstms * int(batch.source_mask.numel()) # the counter does not see inside torch's LSTM
 
 
+def contestants(name: str, config: ModelConfig, encoded, steps: int) -> dict[str, tuple]:
+    "Model, batches, optimizer and precision of each; all begin with the same weights."
+    ours, tutorial = build_model(config), (TutorialModel if name == "bahdanau" else TutorialLuong)(config)
+    ordered, mixed = (list(BucketedBatches(encoded, BATCH, seed=0, buckets=buckets))[:steps] for buckets in (True, False))
+    check_same(ours, tutorial, mixed[0])
+    alone = list(BucketedBatches(encoded, 1, seed=0, buckets=False))[:6 * steps]
+    field = {"ours": (ours, ordered, False), "ours, bf16": (copy.deepcopy(ours), ordered, True), "tutorial": (tutorial, mixed, False),
+             "tutorial, a pair at a time": (copy.deepcopy(tutorial), alone, False)}
+    return {who: (model, batches, torch.optim.AdamW(model.parameters(), 1e-3, fused=True), bf16) for who, (model, batches, bf16) in field.items()}
+
+
 def race(hidden: int, encoded, sizes: dict, steps: int, rounds: int) -> list[dict]:
     "Target tokens per second in training, ours and the tutorial's in turns; one row for each attention."
     rows = []
     for name, config in ways(hidden, sizes).items():
         torch.manual_seed(0)
-        runs = {}
-        for who, model, buckets in ("ours", build_model(config), True), ("tutorial", (TutorialModel if name == "bahdanau" else TutorialLuong)(config), False):
-            batches = list(BucketedBatches(encoded, BATCH, seed=0, buckets=buckets))[:steps]
-            runs[who] = model.train(), batches, torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-            speed_of(runs[who][0], batches[:1], runs[who][2])
+        runs = contestants(name, config, encoded, steps)
+        for model, batches, *rest in runs.values(): speed_of(model, batches[:1], *rest)
         speeds = {who: [] for who in runs}
         for _ in range(rounds):
             for who, run in runs.items(): speeds[who].append(speed_of(*run))
         middle = {who: statistics.median(values) for who, values in speeds.items()}
-        model, batches, _ = runs["ours"]
+        over = {f"ours over {who}": round(statistics.median(a / b for a, b in zip(speeds["ours"], speeds[who])), 2) for who in ("tutorial", "tutorial, a pair at a time")}
+        model, batches, *_ = runs["ours"]
         work = statistics.mean(multiply_adds(model, b) / int(b.target_mask.sum()) for b in batches[:4])
-        rows.append({"attention": name, "hidden": hidden, **{who: round(speed) for who, speed in middle.items()},
-                     "ours over tutorial": round(statistics.median(a / b for a, b in zip(*speeds.values())), 2),
+        rows.append({"attention": name, "hidden": hidden, **{who: round(speed) for who, speed in middle.items()}, **over,
                      "share of matmul rate": round(middle["ours"] * work / matmul_rate(hidden), 3), "rounds": {who: [round(v) for v in values] for who, values in speeds.items()}})
     return rows
 
@@ -205,7 +185,8 @@ def main() -> None:
         for row in speed:
             told = joeynmt(args.joeynmt, words, row["hidden"], row["attention"], 3 * args.steps)
             row |= {"JoeyNMT": round(told["tokens per second"]), "ours over JoeyNMT": round(row["ours"] / told["tokens per second"], 2)}
-    used = memory(256, sizes, [(tokenizers[0].encode(s), tokenizers[1].encode(t)) for s, t in chosen[:256]])
+    mixed = random.Random(0).sample(list(chosen), 256) # the file is sorted by length
+    used = memory(256, sizes, [(tokenizers[0].encode(s), tokenizers[1].encode(t)) for s, t in mixed])
     decoded = decoding(256, sizes, twelve, 4.)
     for rows in speed, used, decoded: print(table([{k: v for k, v in row.items() if k != "rounds"} for row in rows]), end="\n\n")
     save("seq2seq", {"training": speed, "memory": used, "decoding": decoded}, batch=BATCH, joeynmt="2.3.0" if args.joeynmt else None)

@@ -16,20 +16,21 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from stage_modules.seq2seq.attention import BahdanauAttention
 from stage_modules.seq2seq.data import BucketedBatches, build_tokenizers, encode_pairs
 from stage_modules.seq2seq.grammar import make_pairs
+from stage_modules.seq2seq.luong import LuongAttention
 from stage_modules.seq2seq.model import BidirectionalLayer, ModelConfig, build_model
 
 
-class TutorialModel(nn.Module):
-    "Our model's parts, used the tutorial's way: packed encoder; keys projected, and the vocabulary scored, at each step."
+class Tutorial(nn.Module):
+    "Our model's parts, used the tutorial's way: packed encoder; then a loop over words in which each subclass looks, steps and scores the vocabulary."
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, attention: nn.Module, waits: int, read: int):
         super().__init__()
         E, H = config.embedding_dim, config.hidden_size
         self.source_embedding = nn.Embedding(config.source_vocab_size, E, padding_idx=0)
         self.target_embedding = nn.Embedding(config.target_vocab_size, E, padding_idx=0)
         self.encoder = nn.LSTM(E, H // 2, bidirectional=True, batch_first=True)
-        self.bridge, self.cell = nn.Linear(H, 2 * H), nn.LSTMCell(E + H, H)
-        self.attention, self.readout = BahdanauAttention(H, H, config.attention_dim), nn.Linear(2 * H + E, E)
+        self.bridge, self.cell = nn.Linear(H, 2 * H), nn.LSTMCell(E + waits, H)
+        self.attention, self.readout = attention, nn.Linear(read, E)
         self.output, self.dropout = nn.Linear(E, config.target_vocab_size), nn.Dropout(config.dropout)
 
     def copy(self, model: nn.Module) -> None:
@@ -41,28 +42,69 @@ class TutorialModel(nn.Module):
         for mine, theirs in ((self.source_embedding, encoder.embedding), (self.target_embedding, decoder.embedding), (self.bridge, decoder.bridge),
                              (self.attention, decoder.attention), (self.readout, decoder.readout), (self.output, decoder.output)): mine.load_state_dict(theirs.state_dict())
 
-    def loss(self, batch) -> tuple[Tensor, Tensor]:
+    def read(self, batch) -> tuple[Tensor, Tensor, Tensor]: # encoder states (B, S, H), first hidden and cell (B, H)
         x = self.dropout(self.source_embedding(batch.source))
-        packed = pack_padded_sequence(x, batch.source_mask.sum(1), batch_first=True, enforce_sorted=False)
-        packed_states, (final, _) = self.encoder(packed)
-        states = x + pad_packed_sequence(packed_states, batch_first=True, total_length=batch.source.shape[1])[0]
+        packed, (final, _) = self.encoder(pack_padded_sequence(x, batch.source_mask.sum(1), batch_first=True, enforce_sorted=False))
+        states = x + pad_packed_sequence(packed, batch_first=True, total_length=batch.source.shape[1])[0]
         h, c = self.bridge(torch.cat([final[0], final[1]], -1)).chunk(2, -1)
-        h, loss = h.tanh(), 0.
+        return states, h.tanh(), c
+
+    def score(self, features: Tensor, right: Tensor) -> Tensor:
+        return F.cross_entropy(self.output(self.dropout(features)), right, ignore_index=0, reduction="sum")
+
+
+class TutorialModel(Tutorial):
+    "Bahdanau's: looks before the step; keys projected at each step."
+
+    def __init__(self, config: ModelConfig):
+        E, H = config.embedding_dim, config.hidden_size
+        super().__init__(config, BahdanauAttention(H, H, config.attention_dim), H, 2 * H + E)
+
+    def loss(self, batch) -> tuple[Tensor, Tensor]:
+        states, h, c = self.read(batch)
+        loss = 0.
         for t in range(batch.target_in.shape[1]):
             word = self.dropout(self.target_embedding(batch.target_in[:, t]))
             context, _ = self.attention(h, states, states, batch.source_mask)
             h, c = self.cell(torch.cat([word, context], -1), (h, c))
-            logits = self.output(self.dropout(self.readout(torch.cat([h, word, context], -1)).tanh()))
-            loss = loss + F.cross_entropy(logits, batch.target_out[:, t], ignore_index=0, reduction="sum")
+            loss = loss + self.score(self.readout(torch.cat([h, word, context], -1)).tanh(), batch.target_out[:, t])
         return loss, batch.target_mask.sum()
 
 
-def speed_of(model: nn.Module, batches: list, optimizer: torch.optim.Optimizer) -> float:
+class TutorialLuong(Tutorial):
+    "Luong's: looks after the step; with input feeding the attentional vector goes into the next step."
+
+    def __init__(self, config: ModelConfig):
+        H = config.hidden_size
+        super().__init__(config, LuongAttention(H, H, config.attention_dim, config.attention_method), config.embedding_dim * config.input_feeding, 2 * H)
+        self.feeding = config.input_feeding
+
+    def loss(self, batch) -> tuple[Tensor, Tensor]:
+        states, h, c = self.read(batch)
+        loss, feature = 0., states.new_zeros(len(states), self.readout.out_features)
+        for t in range(batch.target_in.shape[1]):
+            word = self.dropout(self.target_embedding(batch.target_in[:, t]))
+            h, c = self.cell(torch.cat([word, feature], -1) if self.feeding else word, (h, c))
+            context, _ = self.attention(h, states, states, batch.source_mask)
+            feature = self.readout(torch.cat([h, context], -1)).tanh()
+            loss = loss + self.score(feature, batch.target_out[:, t])
+        return loss, batch.target_mask.sum()
+
+
+def check_same(ours: nn.Module, theirs: Tutorial, batch) -> None:
+    "Both give the same loss from the same weights, or the race would be between two models."
+    theirs.copy(ours)
+    a, b = (model.eval().loss(batch)[0].item() for model in (ours, theirs))
+    assert abs(a / b - 1) < 1e-4, f"not the same model: losses {a} and {b}"
+    ours.train(); theirs.train()
+
+
+def speed_of(model: nn.Module, batches: list, optimizer: torch.optim.Optimizer, bf16: bool = False) -> float:
     "Real target tokens per second of whole training steps."
     start, tokens = time.perf_counter(), 0
     for batch in batches:
         optimizer.zero_grad()
-        loss, count = model.loss(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16): loss, count = model.loss(batch)
         (loss / count).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step()
@@ -77,11 +119,7 @@ def training(hidden: int, batch_size: int, steps: int, rounds: int) -> dict:
     encoded = encode_pairs(pairs, *tokenizers)
     config = ModelConfig("bahdanau", hidden, hidden, hidden, source_vocab_size=len(tokenizers[0]), target_vocab_size=len(tokenizers[1]))
     ours, theirs = build_model(config), TutorialModel(config)
-    theirs.copy(ours)
-    check = BucketedBatches(encoded[:50], 50, buckets=False)
-    a, b = (model.eval().loss(next(iter(check)))[0] for model in (ours, theirs))
-    assert abs(a / b - 1) < 1e-4, f"not the same model: losses {a} and {b}"
-    ours.train(); theirs.train()
+    check_same(ours, theirs, next(iter(BucketedBatches(encoded[:50], 50, buckets=False))))
     contestants = {"ours": (ours, True), "tutorial": (theirs, False), "tutorial, with our buckets": (copy.deepcopy(theirs), True)}
     runs = {}
     for name, (model, buckets) in contestants.items():
