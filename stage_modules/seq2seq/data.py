@@ -10,8 +10,8 @@ __all__ = ['SPACE', 'TIE', 'SPECIALS', 'PAD', 'BOS', 'EOS', 'UNK', 'TOKENIZERS',
            'save_tokenizer', 'load_tokenizer', 'encode_pairs', 'Batch', 'Ragged', 'make_batch', 'BucketedBatches',
            'padding_share']
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c004f6dac2
-import json, re, unicodedata, warnings, zipfile
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #582a15cb
+import io, json, re, unicodedata, warnings, zipfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,34 +30,50 @@ from ..attention.scaled_dot_product import padding_mask
 from ..toolkit.datasets import fetch
 from ..toolkit.errors import DataError
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c012169bb6
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9de1c271
+def _read_bytes(
+    path: Path, # a file
+) -> bytes: # what it holds
+    "What a file holds; raises DataError for one that is missing or cannot be read."
+    try:
+        if not path.exists(): raise DataError("no such file", path)
+        if path.is_dir(): raise DataError("a folder; a file was expected", path)
+        return path.read_bytes()
+    except OSError as e: raise DataError(f"cannot be read: {e.strerror}", path) from None
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2280e0d5
+def _line_at(
+    data: bytes, # what the file holds
+    offset: int, # a place in it
+) -> int: # counted from 1
+    "The line of a byte."
+    return len(re.findall(rb"\r\n?|\n", data[:offset])) + 1
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #741f42be
+def _decode(
+    data: bytes, # what the file holds
+    path: Path, # for the message
+    errors: str, # "strict" or "replace"
+) -> str: # text without byte order mark, every kind of line end turned into a newline
+    "Bytes to text, or a DataError that says which line is not text."
+    if not data.strip(): raise DataError("the file is empty", path)
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): raise DataError("UTF-16 text; save it as UTF-8", path, 1)
+    if (zero := data.find(b"\0")) >= 0:
+        raise DataError(f"a binary file (zero byte at offset {zero}); text was expected", path, _line_at(data, zero))
+    try: return re.sub("\r\n?", "\n", data.decode("utf-8-sig", errors))
+    except UnicodeDecodeError as e:
+        raise DataError(f"not UTF-8 (byte 0x{data[e.start]:02x}); save the file as UTF-8", path, _line_at(data, e.start)) from None
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bf8d4c2b
 def read_text(
     path: str | Path, # a file in UTF-8, with or without a byte order mark
     skip_bad_lines: bool = False, # keep a line that is not UTF-8, with a mark (U+FFFD) in it, for the reader to skip
 ) -> str: # its text, every kind of line end turned into a newline
     "The text of a file; raises DataError for one that is missing, empty, binary or not UTF-8."
     path = Path(path)
-    if not path.exists(): raise DataError("no such file", path)
-    if path.is_dir(): raise DataError("a folder; a file of sentence pairs was expected", path)
-    data = path.read_bytes()
-    if not data.strip(): raise DataError("the file is empty; sentence pairs were expected", path)
-    return re.sub("\r\n?", "\n", _decode(data, path, "replace" if skip_bad_lines else "strict"))
+    return _decode(_read_bytes(path), path, "replace" if skip_bad_lines else "strict")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c014cc199e
-def _decode(
-    data: bytes, # what the file holds
-    path: Path, # for the message
-    errors: str, # "strict" or "replace"
-) -> str: # text without byte order mark
-    "Bytes to text, or a DataError that says which line is not text."
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): raise DataError("UTF-16 text; save it as UTF-8", path, 1)
-    if (zero := data.find(b"\0")) >= 0:
-        raise DataError(f"a binary file (zero byte at offset {zero}); text was expected", path, data.count(b"\n", 0, zero) + 1)
-    try: return data.decode("utf-8-sig", errors)
-    except UnicodeDecodeError as e:
-        raise DataError(f"not UTF-8 (byte 0x{data[e.start]:02x}); save the file as UTF-8", path, data.count(b"\n", 0, e.start) + 1) from None
-
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c024c75b5c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5cb1fc77
 def parse_line(
     line: str, # one line of a file
     separator: str = "\t", # a tab or "|||"
@@ -67,7 +83,9 @@ def parse_line(
     if len(parts) < 2: raise ValueError(f"no {'tab' if separator == chr(9) else separator} between source and target: {line[:40]!r}")
     return _checked(parts[0], parts[1])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0265add1d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #0fd86b39
+_NO_TEXT = re.compile("[\ud800-\udfff\ufffd]") # half characters, and the mark of a byte that is not UTF-8
+
 def _checked(
     source: Any, # should be a sentence
     target: Any, # should be its translation
@@ -76,10 +94,10 @@ def _checked(
     for side, text in ("source", source), ("target", target):
         if not isinstance(text, str): raise ValueError(f"the {side} is {json.dumps(text)[:40]}, not a sentence")
         if not text.strip(): raise ValueError(f"the {side} is empty")
-        if "\ufffd" in text: raise ValueError(f"the {side} is not UTF-8: {text[:40]!r}")
+        if _NO_TEXT.search(text): raise ValueError(f"the {side} is not UTF-8: {text[:40]!r}")
     return source.strip(), target.strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0329522b1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6aeb4ee4
 def parse_record(
     record: Any, # one element of a JSON list
 ) -> tuple[str, str]: # source and target
@@ -88,7 +106,7 @@ def parse_record(
     if isinstance(record, list) and len(record) >= 2: return _checked(record[0], record[1])
     raise ValueError(f'["source", "target"] or {{"source": ..., "target": ...}} was expected, not {json.dumps(record)[:60]}')
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c03899aef4
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d9d6a2c3
 def json_records(
     text: str, # a JSON list
     path: Path | None = None, # for the message
@@ -104,10 +122,12 @@ def json_records(
             at = space.match(text, at).end()
             if text[at:at + 1] not in ("]", ","): raise json.JSONDecodeError("',' or ']' expected", text, at)
             if text[at] == ",": at = space.match(text, at + 1).end()
+        if space.match(text, at + 1).end() < len(text): raise json.JSONDecodeError("more behind the end of the list", text, at + 1)
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, text.count("\n", 0, e.pos) + 1) from None
     except RecursionError: raise DataError("JSON with too many brackets inside each other", path, line) from None
+    except ValueError as e: raise DataError(f"broken JSON: {e}", path, line) from None # a number of thousands of digits
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c044c3df0e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #8ad5e522
 class Pairs(list):
     "A list of `(source, target)`, with the lines that were skipped on the way."
     def __init__(self,
@@ -122,7 +142,7 @@ class Pairs(list):
         "How many lines were skipped."
         return len(self.problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c05091ecf3
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c96f9228
 def _numbered(
     text: str, # of the whole file
     path: Path, # its suffix may say .json or .jsonl
@@ -139,14 +159,15 @@ def _numbered(
         separator = "\t" if tabs >= bars else "|||"
         yield from ((n, lambda l=l: parse_line(l, separator)) for n, l in enumerate(lines, 1) if l.strip())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c052947fac
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6709d315
 def read_pairs(
     path: str | Path, # tab-separated, `|||`, .json, .jsonl, or a .zip that holds one of these
     skip_bad_lines: bool = False, # leave malformed lines out and count them, instead of stopping
 ) -> Pairs: # (source, target) sentences in the order of the file; `.skipped` counts what was left out
     "Reads sentence pairs; raises DataError with file and line for what it cannot use."
     path, pairs, problems = Path(path), [], []
-    text = _unzipped(path) if path.suffix == ".zip" else read_text(path, skip_bad_lines)
+    if path.suffix == ".zip": text, path = _unzipped(path, skip_bad_lines)
+    else: text = read_text(path, skip_bad_lines)
     for line, parse in _numbered(text, path):
         try: pairs.append(parse())
         except (ValueError, RecursionError) as e: # a JSON error is a ValueError
@@ -155,19 +176,29 @@ def read_pairs(
     if not pairs: raise DataError(f"no pair in it ({len(problems)} malformed lines skipped)", path)
     return Pairs(pairs, problems)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c054725627
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #392ca7f8
+def _unpack(
+    path: Path, # a zip archive
+) -> tuple[bytes, Path]: # its one data file: what it holds, and its name behind the archive's
+    "The one file in an archive that does not begin with an underscore; raises DataError for any other archive."
+    data = _read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [n for n in archive.namelist() if not Path(n).name.startswith("_") and not n.endswith("/")]
+            if len(names) == 1: return archive.read(names[0]), path / names[0]
+    except Exception as e: raise DataError(f"not a zip archive that can be read: {e}", path) from None # a dozen kinds: damage, passwords, odd packing
+    raise DataError(f"an archive with one file of pairs was expected, this has {names}", path)
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #46264893
 def _unzipped(
     path: Path, # a zip archive
-) -> str: # text of its one data file
-    "The one file in an archive that does not begin with an underscore; raises DataError for any other archive."
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if not Path(n).name.startswith("_") and not n.endswith("/")]
-            if len(names) != 1: raise DataError(f"an archive with one file of pairs was expected, this has {names}", path)
-            return re.sub("\r\n?", "\n", _decode(archive.read(names[0]), path / names[0], "strict"))
-    except (zipfile.BadZipFile, FileNotFoundError, EOFError) as e: raise DataError(f"not a zip archive that can be read: {e}", path) from None
+    skip_bad_lines: bool = False, # as for `read_text`
+) -> tuple[str, Path]: # text of its one data file, and its name behind the archive's
+    "Text from an archive; raises DataError where `read_text` and `_unpack` do."
+    data, inside = _unpack(path)
+    return _decode(data, inside, "replace" if skip_bad_lines else "strict"), inside
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c06732cddc
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #109f0c11
 def sentence_key(
     sentence: str, # as written
 ) -> str: # the same for two sentences that a learner would call the same
@@ -175,7 +206,7 @@ def sentence_key(
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", sentence).casefold())
     return " ".join(words) or " ".join(sentence.split())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c073cf95d8
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #7350eeff
 def group_sources(
     pairs: Iterable[tuple[str, str]], # source and target sentences
 ) -> dict[str, list[int]]: # sentence key -> where its pairs are
@@ -184,7 +215,7 @@ def group_sources(
     for at, (source, _) in enumerate(pairs): groups.setdefault(sentence_key(source), []).append(at)
     return groups
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c0782cf91c
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #ce3c9abc
 def _shuffle_key(
     key: str, # of a sentence
     seed: int, # of the shuffle
@@ -192,7 +223,7 @@ def _shuffle_key(
     "A place in a random order that depends on the sentence and the seed alone, not on its neighbours in the file."
     return blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c080f11402
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bcbe38f6
 def load_tatoeba(
     max_words: int | None = 10, # leave out pairs with more words on either side; None keeps all
     max_pairs: int | None = None, # take a spread of this many English sentences' worth of pairs at most; None takes all
@@ -209,14 +240,14 @@ def load_tatoeba(
         if size == max_pairs: break
     return Pairs(pair for at, pair in enumerate(pairs) if at in chosen)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c097c8a898
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #136fb011
 class Split(NamedTuple):
     "Three lists of pairs that share no source sentence."
     train: Pairs # to learn from
     valid: Pairs # to choose the best checkpoint by
     test: Pairs # to report on, once
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c10009019b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #87f3737f
 def split_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     valid: int | float = 0.05, # distinct source sentences: a count, or a share below 1
@@ -232,22 +263,23 @@ def split_pairs(
     cuts = [keys[sum(sizes):], keys[:sizes[0]], keys[sizes[0]:sum(sizes)]]
     return Split(*(Pairs(pairs[at] for at in sorted(chain.from_iterable(groups[key] for key in part))) for part in cuts))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c110cd1c37
-_ALIKE = str.maketrans({**dict.fromkeys("\u2018\u2019\u02bc", "'"), **dict.fromkeys("\u2010\u2011", "-"), **dict.fromkeys("\u200b\u2060\ufeff\u00ad")})
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #47a231b2
+_ALIKE = str.maketrans({**dict.fromkeys("\u2018\u2019\u02bc", "'"), **dict.fromkeys("\u2010\u2011", "-"), **dict.fromkeys("\u200b\u2060\ufeff\u00ad"),
+                        **dict.fromkeys(range(0xd800, 0xe000), "\ufffd")})
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c112ad8730
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #eb19fdeb
 def normalise(
     text: str, # as found
 ) -> str: # one spelling: composed accents, straight apostrophes, single plain spaces
     "Spells alike what looks alike (NFC; apostrophes, hyphens and spaces of one kind; invisible characters dropped)."
     return " ".join(unicodedata.normalize("NFC", text.translate(_ALIKE)).split())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c120d5282e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c18ddc1a
 _FRONT = re.compile(r"(?:[cdjlmnst]|qu|jusqu|lorsqu|puisqu|quoiqu)'(?=\w)", re.I)
 _BACK = re.compile(r"(?:n't|'(?:s|m|d|re|ve|ll)|-(?:t-)?(?:je|tu|ils?|elles?|on|nous|vous)|-(?:ce|moi|toi|lui|leur|les?|la|y|en|là|ci))$", re.I)
 _PIECE = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|\d+(?:[.,:]\d+)*|\.{2,}|\S")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c122b81f87
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #8e322e8c
 def cut_word(
     word: str, # letters, with apostrophes and hyphens inside
 ) -> list[str]: # its parts, in order
@@ -257,7 +289,7 @@ def cut_word(
     while (found := _BACK.search(word)) and found.start(): back.insert(0, found[0]); word = word[:found.start()]
     return [*front, word, *back]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c128c4786e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e0a8f3f0
 @lru_cache(maxsize=1 << 17)
 def cut_chunk(
     chunk: str, # text without a space
@@ -265,11 +297,11 @@ def cut_chunk(
     "Cuts what stands between two spaces; the same chunks come back again and again, so the answers are kept."
     return tuple(chain.from_iterable(cut_word(p) if p[0].isalpha() else (p,) for p in _PIECE.findall(chunk)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c13521571d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9a3d6fdf
 SPACE, TIE = "▁", "‿" # "here is a space after all", "here is none after all"
 _CLOSING, _OPENING = set(".,;:?!)]}%\u2026"), set("([{$€£#")
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c137ff2d9e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #7effc2c5
 def touches(
     left: str, # a piece of text as `cut_chunk` makes them
     right: str, # the next one
@@ -278,7 +310,7 @@ def touches(
     if left in _OPENING or (left.endswith("'") and len(left) > 1): return True
     return right in _CLOSING or right.startswith("..") or (right[0] in "'-" and len(right) > 1) or right.lower() == "n't"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1433bbe0e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #d8a351c2
 def _rule(
     pieces: Sequence[str], # of one sentence
 ) -> list[bool]: # for each piece, True if the rule lets it touch the one before
@@ -291,7 +323,7 @@ def _rule(
         left = here
     return out
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1479a12bd
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #69921e1c
 def cut_text(
     text: str, # any text
 ) -> list[str]: # its tokens, marked where they break the spacing rule
@@ -304,14 +336,14 @@ def cut_text(
     marks = {(True, False): TIE, (False, True): SPACE}
     return [marks.get(pair, "") + piece for piece, pair in zip(pieces, zip(touching, _rule(pieces)))]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c153fe3aa3
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #04b27393
 def bare(
     token: str, # perhaps with a spacing mark
 ) -> str: # without it
     "A token without its spacing mark."
     return token[1:] if len(token) > 1 and token[0] in (SPACE, TIE) else token
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c157662030
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9606169e
 def join_tokens(
     tokens: Sequence[str], # as `cut_text` makes them, or as a model wrote them
 ) -> str: # plain text
@@ -321,11 +353,11 @@ def join_tokens(
               for token, rule in zip(tokens, _rule(pieces))]
     return "".join(chain.from_iterable(zip(spaces, pieces))).strip()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c166a0079d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #49631347
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1689d4554
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e94a9e57
 class Vocab:
     "Tokens and their numbers; the first four are always padding, begin, end and unknown."
     def __init__(self,
@@ -353,15 +385,17 @@ class Vocab:
     def __getitem__(self, token: str) -> int: return self.index.get(token, UNK)
     def __repr__(self) -> str: return f"Vocab({len(self)} tokens: {' '.join(self.tokens[4:10])} ...)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c174bab3ee
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3c6c84d2
 def _read_json(
     path: str | Path, # a JSON file
 ) -> Any: # what it holds
     "A JSON file, or a DataError that says where it breaks."
-    try: return json.loads(read_text(path))
+    text = read_text(path)
+    try: return json.loads(text)
     except json.JSONDecodeError as e: raise DataError(f"broken JSON: {e.msg}", path, e.lineno) from None
+    except (ValueError, RecursionError) as e: raise DataError(f"broken JSON: {e}", path) from None # endless numbers, brackets in brackets
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c176844026
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5c39c918
 def _write_json(
     path: str | Path, # the file to write
     data: Any, # what to keep
@@ -373,16 +407,18 @@ def _write_json(
     beside.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c1785dcf09
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b1049eb4
 def _vocab_from(
     tokens: Any, # what the JSON has
 ) -> Vocab: # checked
     "A vocabulary from a list of tokens that must begin with the special ones."
     if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens): raise DataError("a vocabulary is a JSON list of tokens")
     if tuple(tokens[:4]) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {tokens[:4]}, ours with {list(SPECIALS)}")
+    for number, token in enumerate(tokens):
+        if not token or normalise(token) != token: raise DataError(f"token {number} is {token!r}, which no text has")
     return Vocab(tokens[4:])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c180aed5b3
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #799bc2ca
 def _save(self: Vocab,
     path: str | Path, # a JSON file
 ) -> None:
@@ -398,7 +434,7 @@ def _load(cls: type[Vocab],
 
 Vocab.save, Vocab.load = _save, classmethod(_load)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c184adea4a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #0bba3b24
 class _Tokenizer:
     "What both kinds of tokenizer share: the special numbers, and many sentences at once."
     kind = ""
@@ -412,7 +448,7 @@ class _Tokenizer:
 
     def __repr__(self) -> str: return f"{type(self).__name__}({len(self)} tokens)"
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c186cc75e8
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #838c3d58
 class _Words(_Tokenizer):
     "A sentence to the numbers of its words, and back."
     kind = "word"
@@ -450,7 +486,7 @@ class _Words(_Tokenizer):
 
     def __len__(self) -> int: return len(self.vocab)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c189582c83
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #114d4314
 class WordTokenizer(_Words):
     "Words and punctuation to numbers and back; unknown words become one number."
     @classmethod
@@ -472,19 +508,19 @@ class WordTokenizer(_Words):
         data: dict[str, Any], # what `to_json` gave
     ) -> "WordTokenizer": # the same tokenizer
         "Makes the tokenizer again."
-        return cls(_vocab_from(data.get("tokens")), bool(data.get("lowercase", False)))
+        return cls(_vocab_from(data.get("tokens")), data.get("lowercase") is True)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c201a51f76
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2a5fe72d
 _BORDER = "\x1f" # a control character that `normalise` never leaves in a text
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c20332cc3b
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #7aedb1c4
 def _bordered(
     chunk: str, # text without a space
 ) -> str: # what byte-pair encoding is given: a space in front, and a border wherever `cut_chunk` cuts
     "Marks the places that joining may not cross."
     return " " + _BORDER.join(cut_chunk(chunk))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c207d87091
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #12c9e518
 def _folded(
     text: str, # a sentence
     lowercase: bool, # fold case
@@ -492,26 +528,34 @@ def _folded(
     "What byte-pair encoding sees of a sentence."
     return normalise(text.lower() if lowercase else text)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c209422436
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6fb3f2e5
+def _around(
+    model: tokenizers.models.BPE, # pieces and what may be joined
+) -> tokenizers.Tokenizer: # cuts at borders and spaces, works on bytes
+    "Byte-pair encoding that is told where joining may not cross."
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split(_BORDER, "removed"),
+        tokenizers.pre_tokenizers.Split(" ", "merged_with_next"),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    return backend
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #9384bd1b
 def _learn_pieces(
     texts: Iterable[str], # sentences
     vocab_size: int, # at most
     min_freq: int, # a pair that comes less often is not joined
     lowercase: bool, # fold case first
 ) -> tokenizers.Tokenizer: # deterministic
-    "Byte-pair encoding in compiled code, told where joining may not cross."
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-        tokenizers.pre_tokenizers.Split(_BORDER, "removed"),
-        tokenizers.pre_tokenizers.Split(" ", "merged_with_next"),
-        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    backend.decoder = tokenizers.decoders.ByteLevel()
+    "Byte-pair encoding in compiled code."
+    backend = _around(tokenizers.models.BPE())
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=min_freq, special_tokens=list(SPECIALS),
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     backend.train_from_iterator(("".join(map(_bordered, _folded(t, lowercase).split())) for t in texts), trainer)
     return backend
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c212ebd0b1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #3dcf4a3c
 class _Encoder(_Tokenizer):
     "A sentence to the numbers of its pieces."
     kind = "bpe"
@@ -536,7 +580,7 @@ class _Encoder(_Tokenizer):
             self._known[chunk] = self.backend.encode(_bordered(chunk)).ids
         return self._known[chunk]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c21410a8b9
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #58606c97
 class _Pieces(_Encoder):
     "And back."
     def tokens(self,
@@ -560,7 +604,23 @@ class _Pieces(_Encoder):
 
     def __len__(self) -> int: return self.backend.get_vocab_size()
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c217f744b4
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #e7537f0b
+def _known_pieces(
+    model: Any, # what the JSON has
+) -> tokenizers.Tokenizer: # as it was learned
+    "The pieces of a file; raises DataError for what is not ours."
+    try: vocab, merges = model["model"]["vocab"], [tuple(pair) for pair in model["model"]["merges"]]
+    except (KeyError, TypeError, IndexError): raise DataError("not a byte-pair encoding that can be read: it has no pieces and merges") from None
+    if not isinstance(vocab, dict) or any(type(n) is not int for n in vocab.values()) or sorted(vocab.values()) != list(range(len(vocab))):
+        raise DataError("not a byte-pair encoding that can be read: its pieces should have the numbers 0, 1, 2 ...")
+    first = sorted(vocab, key=vocab.get)[:4]
+    if tuple(first) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {first}, ours with {list(SPECIALS)}")
+    try: backend = _around(tokenizers.models.BPE(vocab, merges))
+    except Exception as e: raise DataError(f"not a byte-pair encoding that can be read: {e}") from None # the library raises plain Exception
+    backend.add_special_tokens(list(SPECIALS))
+    return backend
+
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #137c6e77
 class BPETokenizer(_Pieces):
     "Byte-pair encoding: any text to numbers and back, nothing unknown."
     @classmethod
@@ -582,23 +642,19 @@ class BPETokenizer(_Pieces):
         data: dict[str, Any], # what `to_json` gave
     ) -> "BPETokenizer": # the same tokenizer
         "Makes the tokenizer again; raises DataError if it is not one of ours."
-        try: backend = tokenizers.Tokenizer.from_str(json.dumps(data["model"]))
-        except Exception as e: raise DataError(f"not a byte-pair encoding that can be read: {e}") from None # the library raises plain Exception
-        first = [backend.id_to_token(i) for i in range(4)]
-        if tuple(first) != SPECIALS: raise DataError(f"a vocabulary of another program: it begins {first}, ours with {list(SPECIALS)}")
-        return cls(backend, bool(data.get("lowercase", False)))
+        return cls(_known_pieces(data.get("model")), data.get("lowercase") is True)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2293e6731
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b95516a2
 def default_vocab_size(
     num_pairs: int, # training pairs
 ) -> int: # pieces of byte-pair encoding, in hundreds
     "Pieces for a corpus: 24 for each square root of its pairs, from 600 to 8,000."
     return min(8000, max(600, int(round(24 * num_pairs ** 0.5, -2))))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c23311110d
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #db60b7c1
 TOKENIZERS = {"word": WordTokenizer, "bpe": BPETokenizer}
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c236f92cca
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #192b5f14
 def build_tokenizers(
     pairs: Sequence[tuple[str, str]], # training pairs
     kind: str = "bpe", # "word" to read, "bpe" for quality
@@ -616,7 +672,7 @@ def build_tokenizers(
     if shared: return (both := train(list(chain.from_iterable(pairs)))), both
     return train([source for source, _ in pairs]), train([target for _, target in pairs])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c242e8ed79
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #653567d0
 def tokenizer_from_json(
     data: Any, # what a tokenizer's `to_json` gave
     size: int | None = None, # how many tokens the model was built for
@@ -625,7 +681,7 @@ def tokenizer_from_json(
 ) -> WordTokenizer | BPETokenizer: # ready to use
     "Makes a tokenizer again and checks that it fits; raises DataError that says how it does not."
     name = f"the {side} vocabulary" if side else "the vocabulary"
-    if not isinstance(data, dict) or data.get("kind") not in TOKENIZERS:
+    if not isinstance(data, dict) or data.get("kind") not in list(TOKENIZERS): # a list can be asked for anything
         raise DataError(f"{name} is none of ours: \"kind\" should be one of {sorted(TOKENIZERS)}", path)
     try: tokenizer = TOKENIZERS[data["kind"]].from_json(data)
     except DataError as e: raise DataError(f"{name}: {e.message}", path) from None
@@ -633,7 +689,7 @@ def tokenizer_from_json(
         raise DataError(f"{name} has {len(tokenizer):,} tokens and the model {size:,}: they come from different runs", path)
     return tokenizer
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2462bfdd2
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #cb9fb707
 def save_tokenizer(
     tokenizer: WordTokenizer | BPETokenizer, # to keep
     path: str | Path, # a JSON file
@@ -641,7 +697,7 @@ def save_tokenizer(
     "Writes a tokenizer to a JSON file."
     _write_json(path, tokenizer.to_json())
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c248093b85
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #351a0c15
 def load_tokenizer(
     path: str | Path, # a JSON file that `save_tokenizer` wrote
     size: int | None = None, # how many tokens the model was built for
@@ -650,7 +706,7 @@ def load_tokenizer(
     "Reads a tokenizer from a JSON file; raises DataError if it is none or does not fit."
     return tokenizer_from_json(_read_json(path), size, side, path)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c25478f589
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #0c1b290f
 def encode_pairs(
     pairs: Sequence[tuple[str, str]], # source and target sentences
     source_tokenizer: WordTokenizer | BPETokenizer, # of the source side
@@ -666,7 +722,7 @@ def encode_pairs(
     if long: warnings.warn(f"{long} of {len(encoded)} pairs were cut to {max_length} tokens", stacklevel=2)
     return [(s[:max_length], t[:max_length]) for s, t in encoded]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2601ce89e
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #31724537
 @dataclass
 class Batch:
     "Sentences side by side; masks are True where a token is real."
@@ -685,7 +741,7 @@ class Batch:
 
     def __len__(self) -> int: return len(self.source)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2645afcc1
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #2b23c019
 class Ragged:
     "Sequences of different length, end to end in one tensor, cut out in padded tables."
     def __init__(self,
@@ -703,7 +759,7 @@ class Ragged:
         place = self.starts[index][:, None] + torch.arange(mask.shape[1])
         return self.flat[place.clamp_(max=len(self.flat) - 1)].masked_fill(~mask, PAD), mask
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c269263f1a
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #36d2bd6c
 class _Table:
     "Encoded pairs, ready to be cut into batches."
     def __init__(self,
@@ -720,14 +776,14 @@ class _Table:
         target, mask = self.target.rows(index)
         return Batch(source, source_mask, target[:, :-1].masked_fill(~mask[:, 1:], PAD), target[:, 1:], mask[:, 1:], index)
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c271b41b5f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #bf64ab25
 def make_batch(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], # numbers without begin and end
 ) -> Batch: # in the order given
     "One batch of all the pairs."
     return _Table(pairs).batch(torch.arange(len(pairs)))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c278c19f87
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #07a888e7
 def _even(
     count: int, # pairs
     size: int, # of a batch
@@ -735,7 +791,7 @@ def _even(
     "Borders after every `size` pairs; the last batch may be smaller."
     return [*range(0, count, size), count]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c282927ed6
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #b7136369
 def _bounds(
     sources: Sequence[int], # source lengths in order
     targets: Sequence[int], # target lengths in order
@@ -751,7 +807,7 @@ def _bounds(
             widest = max(s, t)
     return [*bounds, len(sources)]
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c285de3ecc
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6abc6ac3
 class _Epochs:
     "The order of pairs in each epoch, from `(seed, epoch)` alone."
     def __init__(self, table: _Table, seed: int, shuffle: bool, buckets: bool):
@@ -775,7 +831,7 @@ class _Epochs:
         mixed = blake2b(f"{self.seed} {self.epoch} {purpose}".encode(), digest_size=7).digest()
         return torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2884eb8ac
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #06b280da
 class _Shared(_Epochs):
     "Batches that several processes can share out."
     rank, world = 0, 1
@@ -796,7 +852,7 @@ class _Shared(_Epochs):
         part.__dict__.update(self.__dict__, rank=rank, world=world)
         return part
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c2913e749f
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #6b04911a
 class BucketedBatches(_Shared):
     "Batches of sentences of similar length, shuffled anew each epoch from `(seed, epoch)` alone."
     def __init__(self,
@@ -824,7 +880,7 @@ class BucketedBatches(_Shared):
         turns = torch.randperm(len(self), generator=self._random(1)).tolist() if self.shuffle else range(len(self))
         for at in turns: yield self._part(order[self.bounds[at]:self.bounds[at + 1]])
 
-# %% ../../nbs/stage2_seq2seq/01_data.ipynb #c297eb5ea3
+# %% ../../nbs/stage2_seq2seq/01_data.ipynb #5d2d14f5
 def padding_share(
     batches: Iterable[Batch], # one epoch
 ) -> float: # between 0 and 1

@@ -8,7 +8,7 @@ __all__ = ['group_references', 'reference_streams', 'Score', 'corpus_bleu', 'cor
            'statistics_lines', 'report', 'translation_rows', 'save_figure', 'write_results', 'complain',
            'plain_warnings', 'main']
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #67d3842c
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #c229d194
 import contextlib
 import json
 import sys
@@ -29,7 +29,7 @@ from .translate import Translator
 from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.plots import comparison_bars
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #efe218e6
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #7b427bfe
 def group_references(
     pairs: Sequence[tuple[str, str]], # source and target sentences
 ) -> tuple[list[str], list[list[str]]]: # distinct sources in order, and the targets of each
@@ -39,7 +39,7 @@ def group_references(
         if target not in groups.setdefault(source, []): groups[source].append(target)
     return list(groups), list(groups.values())
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9222f530
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d7a19a08
 def reference_streams(
     references: Sequence[Sequence[str]], # one or more for each sentence
 ) -> list[list[str | None]]: # as many streams as the most that a sentence has
@@ -47,7 +47,7 @@ def reference_streams(
     if not references or not all(references): raise ValueError("every sentence needs a reference, and there must be a sentence")
     return [[refs[k] if k < len(refs) else None for refs in references] for k in range(max(map(len, references)))]
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #1c8646c4
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #5b040f8a
 @dataclass
 class Score:
     "A corpus score with what is needed to reproduce it."
@@ -65,7 +65,7 @@ class Score:
 
     def __str__(self) -> str: return f"{self.metric} {self.value:.2f}   {self.signature}   ({self.sentences} sentences, {self.references} references)"
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9a1906cd
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #c8f11bcd
 def _corpus_score(
     metric: BLEU | CHRF, # how to count
     translations: Sequence[str], # plain text, one for each source
@@ -78,7 +78,7 @@ def _corpus_score(
     name = score.name if isinstance(metric, CHRF) else "BLEU"
     return Score(score.score, str(metric.get_signature()), len(references), sum(map(len, references)), name)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #731082d9
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #5df0d82a
 def corpus_bleu(
     translations: Sequence[str], # plain text, one for each source
     references: Sequence[Sequence[str]], # one or more for each
@@ -88,7 +88,7 @@ def corpus_bleu(
     Raises ValueError if the two do not fit, or there is nothing to score."""
     return _corpus_score(BLEU(), translations, references)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #2357069f
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #bf1362fd
 def corpus_chrf(
     translations: Sequence[str], # plain text, one for each source
     references: Sequence[Sequence[str]], # one or more for each; the best one counts
@@ -98,7 +98,7 @@ def corpus_chrf(
     Raises ValueError if the two do not fit, or there is nothing to score."""
     return _corpus_score(CHRF(), translations, references)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0498dafc
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #b7c3b662
 @dataclass
 class Evaluation:
     "What an evaluation found."
@@ -119,7 +119,7 @@ class Evaluation:
         "Translated sentences per second."
         return len(self.sources) / max(self.seconds, 1e-9)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #833a90a4
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d98f97c6
 def evaluate(
     translator: Translator, # what to evaluate
     pairs: Sequence[tuple[str, str]], # sources with their references; a source may come several times
@@ -134,7 +134,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     return Evaluation(corpus_bleu(translations, references), sources, translations, references, seconds)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #db165ef3
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #eac2d9f6
 @dataclass
 class EvaluateConfig:
     "Translate a test file with a checkpoint; print and write what it scores."
@@ -160,17 +160,17 @@ class EvaluateConfig:
         if self.output_dir is None: return Path(self.model_path, "evaluation") if self.save_translations else None
         return Path(self.output_dir)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #929b7cf9
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #6b257a17
 def search_settings(
     config: EvaluateConfig, # beam_size and penalties
 ) -> dict[str, Any]: # for `Translator.translate`
     "What to tell the translator about the search. Raises ValueError for a setting that makes no sense."
-    for name, least in {"beam_size": 1, "batch_size": 1, "length_penalty": 0, "coverage_penalty": 0, "bootstrap_samples": 0}.items():
-        if getattr(config, name) < least: raise ValueError(f"{name} is {getattr(config, name)!r}, expected {least} or more")
+    for name, least in {"beam_size": 1, "batch_size": 1, "length_penalty": 0, "coverage_penalty": 0, "bootstrap_samples": 0, "seed": 0}.items():
+        if not getattr(config, name) >= least: raise ValueError(f"{name} is {getattr(config, name)!r}, expected {least} or more")
     if config.beam_size == 1: return {}
     return {name: getattr(config, name) for name in ("beam_size", "length_penalty", "coverage_penalty")}
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d40837c1
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #4bff342a
 def read_test(
     config: EvaluateConfig, # test_data, skip_bad_lines
 ) -> list[tuple[str, str]]: # sources with references
@@ -179,7 +179,7 @@ def read_test(
     if pairs.skipped: print(f"skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #3b8fcbd5
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #03767cfc
 def attention_metrics(
     translator: Translator, # whose decoder looks
     sources: Sequence[str], # plain text
@@ -191,7 +191,7 @@ def attention_metrics(
     translations = translator.translate_with_attention(sources, batch_size)
     return asdict(measure_attention([t.weights for t in translations if t.weights is not None]))
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #fbe8ab77
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d9852f66
 def run(
     config: EvaluateConfig, # what to evaluate on what
     model_path: str | None = None, # another checkpoint than the configuration's
@@ -204,7 +204,7 @@ def run(
     if config.attention_metrics: found.attention = attention_metrics(translator, found.sources, config.batch_size)
     return found
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #43375dcd
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #065c5c06
 def statistics(
     found: Evaluation, # what to judge
     samples: int = 1000, # draws
@@ -219,7 +219,7 @@ def statistics(
         results["comparison"] = paired_bootstrap(other.translations, found.translations, found.references, samples, seed)._asdict()
     return results
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #a70b3349
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #090a5654
 def statistics_lines(
     results: dict[str, Any], # from `statistics`
 ) -> list[str]:
@@ -233,7 +233,7 @@ def statistics_lines(
                      f"p = {other['p_value']:.3f}")
     return lines
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #fec5b296
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #9c9619c6
 def report(
     found: Evaluation, # from `run`
     config: EvaluateConfig, # what was evaluated how
@@ -244,7 +244,7 @@ def report(
             "seconds": round(found.seconds, 3), "device": "cuda" if torch.cuda.is_available() else "cpu", "threads": torch.get_num_threads(),
             **statistics(found, config.bootstrap_samples, config.seed, other), "attention": found.attention, "settings": asdict(config)}
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0bb83fff
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #464a1412
 def translation_rows(
     found: Evaluation, # from `run`
 ) -> str: # tab-separated text
@@ -252,7 +252,7 @@ def translation_rows(
     rows = ([s, t, *r] for s, t, r in zip(found.sources, found.translations, found.references))
     return "".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #12c7ea77
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #4c06eba8
 def save_figure(
     figure: Figure, # is closed afterwards
     path: Path, # ends in .png, .svg ...
@@ -262,7 +262,7 @@ def save_figure(
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #72c0bcef
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d2ccb8fa
 def write_results(
     folder: Path, # made if it is not there
     results: dict[str, Any], # from `report`
@@ -276,7 +276,7 @@ def write_results(
     groups = {f"{g['words']} words, {g['sentences']} sentences": g["bleu"] for g in results["bleu_by_length"]}
     save_figure(comparison_bars(groups, title="BLEU by length of the source", xlabel="BLEU").figure, folder / "bleu_by_length.png")
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #88487fd5
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #84d72bc1
 def complain(
     error: Exception, # what went wrong
 ) -> int: # exit code
@@ -284,7 +284,7 @@ def complain(
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     return 2
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #0241a3ed
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #1d6a0509
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
     "Inside, a UserWarning is one line on stderr, without the place in the code."
@@ -297,10 +297,10 @@ def plain_warnings() -> Iterator[None]:
         warnings.showwarning = show
         yield
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #bf8a7086
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #19876cb4
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
-) -> int: # exit code: 0, or 2 for bad input
+) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
     "The command `python -m stage_modules.seq2seq.evaluate`."
     config = tyro.cli(EvaluateConfig, args=argv, prog="python -m stage_modules.seq2seq.evaluate")
     try:
@@ -310,11 +310,12 @@ def main(
         results = report(found, config, other)
         if config.folder is not None: write_results(config.folder, results, found, config.save_translations)
     except (DataError, CheckpointError, ValueError, OSError) as error: return complain(error)
+    except KeyboardInterrupt: return 130
     print("\n".join([str(found.score), str(found.chrf), *statistics_lines(results)]))
     print(f"{found.sentences_per_second:.0f} sentences/s, batch size {config.batch_size}, beam {config.beam_size}")
     return 0
 
 
 
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #4fc55cb5
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #32240b7c
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'checkpoint_place', 'config_from', 'tokenizers_from', 'first_difference', 'read_vocabularies',
-           'model_from', 'copy_unknown', 'length_batches', 'SentenceReader', 'Translation', 'Written', 'decode',
-           'BatchWriter', 'ListTranslator', 'Translator']
+           'check_sizes', 'model_from', 'copy_unknown', 'length_batches', 'SentenceReader', 'Translation', 'Written',
+           'decode', 'BatchWriter', 'ListTranslator', 'Translator']
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #8b929c00
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #69bf26db
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,10 +23,10 @@ from .model import ModelConfig, Seq2Seq, build_model
 from ..toolkit.checkpoints import Checkpoint, fill_model, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d12c5aeb
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #b9b18576
 TOKENIZER_FILES = {"source": "source_tokenizer.json", "target": "target_tokenizer.json"}
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #9d6592ed
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #889e7334
 def checkpoint_place(
     folder: str | Path, # a checkpoint, or the output folder of a training run
 ) -> Path: # the checkpoint
@@ -35,7 +35,7 @@ def checkpoint_place(
     if (folder / "config.json").exists(): return folder
     return next((folder / name for name in ("best", "last") if find_checkpoint(folder / name)), folder)
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #aa0dd69e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #1276c438
 def _same_kind(
     value: Any, # from a JSON file
     default: Any, # a field's default
@@ -44,7 +44,16 @@ def _same_kind(
     if isinstance(value, bool) or isinstance(default, bool): return type(value) is type(default)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #36753434
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #fca4f59c
+def _sensible(
+    value: Any, # of the same kind as the default
+    default: Any, # a field's default
+) -> bool:
+    "Whether a number is one that a model could have: a size from 1 on (from 0 where that is the default), a share from 0 on."
+    if isinstance(value, (bool, str)): return True
+    return (1 if isinstance(default, int) and default else 0) <= value < 2**31
+
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #492c3630
 def config_from(
     settings: dict[str, Any], # config.json, which may have more than the model's fields
     path: str | Path, # where it was read from, for messages
@@ -54,11 +63,11 @@ def config_from(
         if name not in settings: raise CheckpointError(f"is not of a translator: field {name!r} is missing", path)
     known = {f.name: f.default for f in fields(ModelConfig) if f.name in settings}
     for name, default in known.items():
-        if not _same_kind(settings[name], default):
+        if not _same_kind(settings[name], default) or not _sensible(settings[name], default):
             raise CheckpointError(f"field {name!r} came with {settings[name]!r}, expected a value like {default!r}", path)
     return ModelConfig(**{name: settings[name] for name in known})
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #5cfd9c47
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #54d4eb45
 def tokenizers_from(
     files: dict[str, Any], # the checkpoint's JSON files by name
     config: ModelConfig, # how many tokens the model was built for
@@ -72,7 +81,7 @@ def tokenizers_from(
         except DataError as error: raise CheckpointError(error.message, place / file) from error
     return found
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #0f34ec1f
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #08aa9d08
 def first_difference(
     given: WordTokenizer | BPETokenizer, # what somebody wants to use
     own: WordTokenizer | BPETokenizer, # what the model was trained with
@@ -84,7 +93,7 @@ def first_difference(
         if a != b: return f"token {number} is {a!r} and the checkpoint's is {b!r}"
     return "it has the same tokens and cuts text in another way"
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #49d05834
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #e1bee4f9
 def read_vocabularies(
     path: str | Path, # a folder (checkpoint, or training run) with both tokenizers' files, or one of these files
     own: dict[str, Any], # the checkpoint's JSON files, where it still has them
@@ -93,27 +102,40 @@ def read_vocabularies(
     place, found = Path(path), {}
     place = place.parent if place.is_file() else checkpoint_place(place)
     for side, file in TOKENIZER_FILES.items():
-        try: given = load_tokenizer(place / file, side=side)
-        except (DataError, OSError) as error:
-            raise CheckpointError(getattr(error, "message", None) or f"cannot be read: {error.strerror}", place / file) from error
-        different = first_difference(given, tokenizer_from_json(own[file], side=side)) if file in own else None
+        try: given, mine = load_tokenizer(place / file, side=side), tokenizer_from_json(own[file], side=side) if file in own else None
+        except DataError as error: raise CheckpointError(error.message, error.path or f"the checkpoint's own {file}") from error
+        different = mine and first_difference(given, mine)
         if different: raise CheckpointError(f"the {side} vocabulary does not fit the checkpoint: {different}", place / file)
         found[file] = given.to_json()
     return found
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #3e130c24
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #af92852b
+def check_sizes(
+    config: ModelConfig, # from `config_from`
+    tensors: dict[str, Tensor], # the checkpoint's, by name
+    path: str | Path, # of the configuration, for messages
+) -> None:
+    "Raises CheckpointError for a size that the weights cannot have."
+    widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    for name, most in {"embedding_dim": widest, "hidden_size": widest, "attention_dim": max(widest, 2**16), "num_layers": len(tensors)}.items():
+        if getattr(config, name) > most: raise CheckpointError(f"field {name!r} came with {getattr(config, name)}, more than the weights can have", path)
+
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #adb4520b
 def model_from(
     checkpoint: Checkpoint, # as loaded
     config: ModelConfig, # from `config_from`
     place: Path, # the checkpoint, for messages
 ) -> Seq2Seq: # in evaluation mode
     "Builds the model and fills it. Raises CheckpointError that names the first thing that does not fit."
+    check_sizes(config, checkpoint.tensors, place / "config.json")
     try: model = build_model(config)
-    except (ValueError, RuntimeError) as error: raise CheckpointError(str(error), place / "config.json") from error
+    except (ValueError, RuntimeError, ArithmeticError) as error: raise CheckpointError(str(error), place / "config.json") from error
     fill_model(model, checkpoint.tensors, place / "model.safetensors")
+    for name, tensor in checkpoint.tensors.items():
+        if not tensor.isfinite().all(): raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", place / "model.safetensors")
     return model.eval()
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #f971c0a6
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #a0d70883
 def copy_unknown(
     words: Sequence[str], # as the model wrote them, T of them
     unknown: Sequence[bool], # which of them stand for a word it does not know
@@ -125,7 +147,7 @@ def copy_unknown(
     looked = weights[:len(words), :len(source) - 1].argmax(-1).tolist() # not at <eos>
     return [bare(source[at]) if new else word for word, new, at in zip(words, unknown, looked)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #dc581815
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #4f129366
 def length_batches(
     lengths: Sequence[int], # tokens of each sentence
     batch_size: int, # sentences at once
@@ -135,7 +157,7 @@ def length_batches(
     order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i])
     return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7de69a9d
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #21e54ee8
 class SentenceReader:
     "A model with its tokenizers: text to numbers."
     def __init__(self,
@@ -158,7 +180,7 @@ class SentenceReader:
         if long: warnings.warn(f"{long} of {len(ids)} sentences were cut to {self.max_source_tokens} tokens", stacklevel=stacklevel)
         return [row[:self.max_source_tokens] for row in ids]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #b6e06dd9
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d1aa4bb7
 @dataclass
 class Translation:
     "A translation with what it was made from and where the model looked."
@@ -168,14 +190,14 @@ class Translation:
     weights: Tensor | None # how much each written token looked at each read one, (T, S); None without attention
     score: float | None = None # what a beam search ranked it by; None for greedy
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #038d1f23
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #ff360a0d
 class Written(NamedTuple):
     "What a decoder wrote for one sentence."
     ids: list[int] # without <bos> and <eos>
     weights: Tensor | None = None # where it looked, (T, S), with a row for <eos> where it ended by itself
     score: float | None = None # None for greedy
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7130d68e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #6bb6cb7a
 def decode(
     model: Seq2Seq, # in evaluation mode
     ids: Sequence[Sequence[int]], # sentences, none of them empty
@@ -193,7 +215,7 @@ def decode(
     found = beam_search(model, batch.source, batch.source_mask, beam_size, max_length=max_length, need_weights=need_weights, **search)
     return [[Written(h.ids, h.weights, h.score) for h in hypotheses] for hypotheses in found]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #7f5d953e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #0bdec4de
 class BatchWriter(SentenceReader):
     "Translates one batch."
     @property
@@ -227,7 +249,7 @@ class BatchWriter(SentenceReader):
         if self.target_tokenizer.kind != "word" or not any(unknown): return self.target_tokenizer.decode(ids)
         return join_tokens(copy_unknown(self.target_tokenizer.id_tokens(ids), unknown, source, weights))
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #2131ff78
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #d30578f1
 class ListTranslator(BatchWriter):
     "Translates lists of any length."
     def translate_all(self,
@@ -247,7 +269,7 @@ class ListTranslator(BatchWriter):
                 bar.update(len(chosen))
         return out
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #2b3802be
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #75bc9673
 class Translator(ListTranslator):
     "A model with its tokenizers: translates text."
     @classmethod
@@ -285,7 +307,7 @@ class Translator(ListTranslator):
         "The same, with tokens and where the model looked for each."
         return [t[0] for t in self.translate_all(sentences, batch_size, detail=True, max_length=max_length, beam_size=beam_size, **search)]
 
-# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #1327bd5e
+# %% ../../nbs/stage2_seq2seq/05_translate.ipynb #c0e67d11
 def _translate_n_best(self: Translator,
     sentences: Sequence[str], # plain text
     n_best: int = 5, # choices for each

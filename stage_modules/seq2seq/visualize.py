@@ -7,9 +7,9 @@ __all__ = ['DEMO_FOLDER', 'DEMO_MODELS', 'DEMO_SENTENCES', 'SIGNS', 'VIEW_STYLE'
            'save_half', 'demo_settings', 'make_demo', 'shown', 'weights_of', 'draw_map', 'looked_at', 'attention_text',
            'coverage_over_time', 'draw_coverage', 'HeadMaps', 'head_maps', 'draw_head_maps', 'attention_html',
            'attention_page', 'AttentionExplorer', 'explore_translations', 'VisualizeConfig', 'save_figures', 'measures',
-           'sentence_record', 'analyze', 'describe', 'typed_lines', 'interactive', 'run', 'main']
+           'sentence_record', 'analyze', 'describe', 'typed_lines', 'interactive', 'check_device', 'run', 'main']
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3e55bb3b
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #232c736a
 import copy
 import html
 import json
@@ -30,7 +30,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .data import bare, cut_text, make_batch
+from .data import bare, cut_text, make_batch, normalise
+from .evaluate import plain_warnings
 from .grammar import SIMPLE, make_pairs
 from .model import LSTMDecoder, ModelConfig
 from .translate import Translation, Translator
@@ -39,12 +40,12 @@ from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.explore import Explorer, choice, slider, text_field
 from ..toolkit.plots import PALETTE, attention_heads, attention_heatmap, use_style
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a81e883f
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #22a5a2d0
 DEMO_FOLDER = Path(str(resources.files("stage_modules.seq2seq"))) / "demo"
 DEMO_MODELS = "bahdanau", "self" # one checkpoint each, folders of DEMO_FOLDER
 DEMO_SENTENCES = "You do not have two difficult magazines.", "There are six big roses at the market.", "She must go to my aunt's."
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9a2d4f34
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1214683c
 def demo_translator(
     name: str = "bahdanau", # one of DEMO_MODELS
     device: str = "cpu", # where to translate
@@ -53,7 +54,7 @@ def demo_translator(
     if name not in DEMO_MODELS: raise ValueError(f"there is no demo model {name!r}; there are {', '.join(DEMO_MODELS)}")
     return Translator.load(DEMO_FOLDER / name, device)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #83516cf3
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #df28df14
 def demo_pairs(
     count: int = 30_000, # sentences to choose from
     words: int = 300, # keep those made of so many most frequent English tokens
@@ -65,7 +66,7 @@ def demo_pairs(
     known = {token for token, _ in seen.most_common(words)}
     return [(p.source, p.target) for p in pairs if known.issuperset(cut_text(p.source))]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a411af25
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #c25a08d2
 def save_half(
     translator: Translator, # trained
     config: dict[str, Any], # the run's settings, of which the model's are kept
@@ -76,7 +77,7 @@ def save_half(
     files = {"source_tokenizer.json": translator.source_tokenizer.to_json(), "target_tokenizer.json": translator.target_tokenizer.to_json()}
     save_checkpoint(folder, copy.deepcopy(translator.model).half(), kept, files)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7ae345fb
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #9315a862
 def demo_settings(
     name: str, # a value of `attention_type`
 ) -> dict[str, Any]: # of `TrainConfig`
@@ -85,7 +86,7 @@ def demo_settings(
     return dict(attention_type=name, tokenizer="word", embedding_dim=60, hidden_size=60, attention_dim=60, num_heads=4, dropout=0.,
                 num_epochs=8, label_smoothing=0., tensorboard=False, **own)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #4197c7fd
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #eef2689b
 def make_demo(
     folder: str | Path = DEMO_FOLDER, # gets one checkpoint for each name
     names: Sequence[str] = DEMO_MODELS, # values of `attention_type`
@@ -101,7 +102,7 @@ def make_demo(
             result = train(TrainConfig(**demo_settings(name) | changes, data_path=str(data), output_dir=f"{scratch}/{name}"))
             save_half(result.translator, load_checkpoint(f"{scratch}/{name}/best").config, Path(folder) / name)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #881d932e
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #5207cb80
 SIGNS = {"<pad>": "[PAD]", "<bos>": "[SOS]", "<eos>": "[EOS]", "<unk>": "[UNK]"} # as figures show them
 
 def shown(
@@ -110,7 +111,7 @@ def shown(
     "Tokens without spacing marks, signs in brackets."
     return [SIGNS.get(token, bare(token)) for token in tokens]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0560bf87
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #061e02c8
 def weights_of(
     translation: Translation, # perhaps without weights
 ) -> Tensor: # (T, S), T and S at least 1
@@ -119,7 +120,7 @@ def weights_of(
         raise ValueError("there is nothing to draw: " + ("the model has no attention" if translation.source_tokens else "the sentence is empty"))
     return translation.weights
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #56cb1ee9
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a8cff4af
 def draw_map(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -130,7 +131,7 @@ def draw_map(
     written = shown(translation.target_tokens[:len(weights)])
     return attention_heatmap(weights, shown(translation.source_tokens), written, title=title or translation.text, xlabel="read", ylabel="written", ax=ax)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #24aa51b6
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #69d58a80
 def looked_at(
     weights: Sequence[float] | Tensor, # of one written token, (S,)
     tokens: Sequence[str], # that were read, S of them
@@ -141,7 +142,7 @@ def looked_at(
     order = sorted(range(len(tokens)), key=lambda n: -float(weights[n]))[:top]
     return [(tokens[n], float(weights[n])) for place, n in enumerate(order) if not place or weights[n] >= least]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3b1fcc55
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #312348a0
 def attention_text(
     translation: Translation, # from `Translator.translate_with_attention`
     top: int = 3, # places named for each written token
@@ -153,14 +154,14 @@ def attention_text(
     found = ["  ".join(f"{token} {weight:.2f}" for token, weight in looked_at(row, read, top)) for row in weights.tolist()]
     return "\n".join(f"  {token:<{wide}}  <- {places}" for token, places in zip(written, found))
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #706b67ea
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1c5de6b6
 def coverage_over_time(
     weights: Tensor, # (T, S)
 ) -> Tensor: # attention that each read token has had after each written one, (T, S)
     "Weights added up over written tokens; the last row is the final coverage."
     return weights.cumsum(0)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #aafb4632
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #cc2921b2
 def draw_coverage(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str | None = None, # what to see; None: the translation
@@ -177,7 +178,7 @@ def draw_coverage(
     top.set(ylabel="total", title=title or translation.text)
     return below.figure
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #18ed87e6
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #eaaec5b7
 class HeadMaps(NamedTuple):
     "Attention of a Transformer decoder for one pair of sentences: N layers, H heads."
     source: Tensor # at what was read, (N, H, T, S)
@@ -186,7 +187,7 @@ class HeadMaps(NamedTuple):
     before: list[str] # T tokens that the decoder reads, `[SOS]` first
     written: list[str] # T tokens that it writes, `[EOS]` last
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0a5904e8
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #533d480b
 @torch.no_grad()
 def head_maps(
     translator: Translator, # with a Transformer decoder
@@ -203,7 +204,7 @@ def head_maps(
     stack = lambda maps: torch.stack([layer[0] for layer in maps]).cpu()
     return HeadMaps(stack(found["source"]), stack(found["self"]), [*shown(read), "[EOS]"], ["[SOS]", *words], [*words, "[EOS]"])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6936cf05
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #64113ee5
 def draw_head_maps(
     maps: Tensor, # (N, H, T, S)
     read: Sequence[str], # S tokens along x
@@ -215,7 +216,7 @@ def draw_head_maps(
     names = [f"layer {n}, head {h}" for n in range(1, layers + 1) for h in range(1, heads + 1)]
     return attention_heads(maps.flatten(0, 1), read, written, title=title, xlabel="read", ylabel="written", titles=names, columns=heads)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #ee0f80eb
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #2deac4c9
 VIEW_STYLE = """
 .attention { font: inherit; line-height: 1.3; margin: .75em 0; overflow-x: auto; }
 .attention p { margin: .3em 0; }
@@ -233,7 +234,7 @@ VIEW_STYLE = """
 .attention .attention-help { font-size: .85em; opacity: .7; }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #59ff320d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #84be53d0
 _SHOW = """
   view.dataset.ready = "";
   const weights = view.dataset.weights.split(";").map(row => row.split(" ").map(Number));
@@ -256,7 +257,7 @@ _SHOW = """
   }
 """
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #954a506d
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d65de2b9
 _STEP = """
   function choose(word) { if (word) { chosen = word; show(word); word.focus(); } }
   const moves = {ArrowLeft: (row, n) => row[n - 1], ArrowRight: (row, n) => row[n + 1], Home: row => row[0], End: row => row[row.length - 1],
@@ -268,7 +269,7 @@ _STEP = """
 """
 VIEW_SCRIPT = 'for (const view of document.querySelectorAll(".attention:not([data-ready])")) {' + _SHOW + _STEP + 'show(chosen); }'
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #48e7505c
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #34036362
 def _button(
     token: str, # as shown
     side: str, # "read" or "written"
@@ -280,7 +281,7 @@ def _button(
     return (f'<button type="button" data-side="{side}" aria-pressed="{str(pressed).lower()}" tabindex="{0 if pressed else -1}" style="--weight:{share:.3f}">'
             f'<bdi>{html.escape(token)}</bdi><small>{number}</small><i></i></button>')
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #afedc336
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0f366239
 def attention_html(
     translation: Translation, # from `Translator.translate_with_attention`
     title: str = "", # above the words; the translation itself when empty
@@ -300,7 +301,7 @@ def attention_html(
         f'<details><summary>In words</summary><pre>{html.escape(attention_text(translation))}</pre></details>',
         f'<script>{{{VIEW_SCRIPT}}}</script></div>'])
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #bdd83655
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #057e6e8d
 def attention_page(
     views: Sequence[str], # from `attention_html`
     title: str = "Attention", # of the window
@@ -310,7 +311,7 @@ def attention_page(
     look = "<style>:root { color-scheme: light dark; } body { font-family: system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}{look}</head><body><h1>{html.escape(title)}</h1>{"<hr>".join(views)}</body></html>\n'
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #a8f63e0b
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e90aa085
 class AttentionExplorer(Explorer):
     "An explorer that shows `attention_html` of what `translate(**values)` returns; a heat map where nothing can move."
     def __init__(self,
@@ -326,7 +327,7 @@ class AttentionExplorer(Explorer):
         except Exception as error: view = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
         self.picture.outputs = ({"output_type": "display_data", "data": {"text/html": view, "text/plain": ""}, "metadata": {}},)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #6f8ae98f
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #71236e5c
 def explore_translations(
     models: Mapping[str, Translator], # to choose from, by name
     sentence: str = DEMO_SENTENCES[0], # to begin with
@@ -337,7 +338,7 @@ def explore_translations(
         return models[model].translate_with_attention([sentence], beam_size=beam)[0]
     return AttentionExplorer(translate, {"sentence": text_field(sentence), "model": choice(list(models)), "beam": slider(1, max_beam, 1)})
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f435ec51
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #670ece75
 @dataclass
 class VisualizeConfig:
     "Look at where a translator looks."
@@ -348,7 +349,7 @@ class VisualizeConfig:
     beam_size: int = 1 # hypotheses kept in the search; 1 is greedy
     device: str = "cpu" # where to translate
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #5d1cb983
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #06e16491
 def save_figures(
     translator: Translator, # that made the translation
     source: str, # the sentence
@@ -368,7 +369,7 @@ def save_figures(
         plt.close(figure)
     return [f"{stem}_{name}.png" for name in figures]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #8a1f8cf8
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #0e2b1b3f
 def measures(
     maps: Sequence[Tensor], # of each sentence, (T, S)
 ) -> dict[str, float] | None: # spread_bits, spread, monotonic, left_over, over_attended; None where no sentence has two rows
@@ -378,7 +379,7 @@ def measures(
     report = asdict(measure_attention(maps))
     return {name: round(value, 4) for name, value in report.items() if isinstance(value, float)}
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #1d1a2817
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #c0f6015d
 def sentence_record(
     source: str, # the sentence
     translation: Translation, # with weights
@@ -389,7 +390,7 @@ def sentence_record(
             "written": shown(translation.target_tokens[:len(weights)]), "metrics": measures([weights]),
             "coverage": rounded(weights.sum(0).tolist()), "weights": [rounded(row) for row in weights.tolist()]}
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7ced3534
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #46f92fe4
 def analyze(
     translator: Translator, # with attention
     sentences: Sequence[str], # to translate
@@ -407,7 +408,7 @@ def analyze(
     (folder / "attention.json").write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
     return [*names, "attention.html", "attention.json"]
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e1cd5475
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #92045c17
 def describe(
     translator: Translator, # perhaps without attention
     sentence: str, # with words in it
@@ -417,7 +418,7 @@ def describe(
     translation = translator.translate_with_attention([sentence], beam_size=beam_size)[0]
     return translation.text if translation.weights is None else f"{translation.text}\n{attention_text(translation)}"
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #d91a03c4
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #e62cfad5
 def typed_lines(
     ask: Callable[[str], str] = input, # shows a prompt, returns a line or raises EOFError
 ) -> Iterator[str]: # lines with something in them
@@ -430,7 +431,7 @@ def typed_lines(
         if not line.strip(): return
         yield line
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #505941d6
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #de5cedaa
 def interactive(
     translator: Translator, # perhaps without attention
     lines: Iterable[str], # sentences, as they come
@@ -439,22 +440,34 @@ def interactive(
     "Prints the translation of each line, and where the model looked, before it takes the next."
     for line in lines: print(describe(translator, line, beam_size), flush=True)
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #f515a5eb
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #820db791
+def check_device(
+    device: str, # cpu, cuda, cuda:1 ...
+) -> None:
+    "Raises ValueError for a device that is not there."
+    try: torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error: # AssertionError: a torch without CUDA
+        raise ValueError(f"device is {device!r}, which this machine does not have: {str(error).splitlines()[0]}") from None
+
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #7e0a80ec
 def run(
     config: VisualizeConfig, # what to do
 ) -> None:
     "One of the modes. Raises CheckpointError, ValueError and OSError."
     if config.beam_size < 1: raise ValueError(f"beam_size is {config.beam_size}, expected 1 or more")
     if config.mode == "make-demo": return make_demo(config.output_dir or DEMO_FOLDER)
+    check_device(config.device)
     translator = Translator.load(config.model_path, config.device) if config.model_path else demo_translator(device=config.device)
     if config.mode == "interactive": return interactive(translator, typed_lines(), config.beam_size)
     sentences = config.sentences or (DEMO_SENTENCES if config.model_path is None or config.mode == "demo" else ())
+    for s in sentences:
+        if "\ufffd" in normalise(s): raise DataError(f"the sentence {s!r} is not UTF-8")
     folder = Path(config.output_dir or "runs/attention")
     names = analyze(translator, sentences, folder, config.beam_size)
     if config.mode == "demo": print("\n\n".join(f"{s}\n{describe(translator, s, config.beam_size)}" for s in sentences if s.strip()) + "\n")
     print(f"wrote {len(names)} files; open {folder / 'attention.html'}")
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #b6cf577c
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #3ea9fa72
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, or 2 for bad input
@@ -462,12 +475,13 @@ def main(
     config = tyro.cli(VisualizeConfig, args=argv, prog="python -m stage_modules.seq2seq.visualize")
     plt.switch_backend("agg") # figures go to files, not to windows
     use_style()
-    try: run(config)
+    try:
+        with plain_warnings(): run(config)
     except (CheckpointError, DataError, ValueError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt: return 130
     return 0
 
-# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #84ab889b
+# %% ../../nbs/stage2_seq2seq/16_visualize.ipynb #b57a484e
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

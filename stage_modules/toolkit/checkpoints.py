@@ -6,7 +6,7 @@
 __all__ = ['read_header', 'read_tensors', 'pack', 'unpack', 'find_checkpoint', 'clean_leftovers', 'remove_checkpoint',
            'save_checkpoint', 'Checkpoint', 'load_checkpoint', 'fill_model', 'load_weights', 'check_config']
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #f147a62e
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #3fce4a98
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #13dda9aa
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #87a5c5fe
 def _promised_bytes(
     header: Any, # what the header's JSON says
 ) -> int: # where the last tensor ends, counted from the end of the header
@@ -49,12 +49,12 @@ def read_header(
     if 8 + length > size and not 0 < length < 100_000_000: raise CheckpointError("is not a safetensors file: it does not begin with the length of a header", path)
     if 8 + length > size: raise CheckpointError(f"is cut short: the header alone takes {8 + length:,} bytes, the file has {size:,}", path)
     try: header, end = (header := json.loads(text)), 8 + length + _promised_bytes(header)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError("is not a safetensors file: its header is not one", path) from error
     if end != size: raise CheckpointError(f"is {'cut short' if size < end else 'too long'}: the header promises {end:,} bytes, the file has {size:,}", path)
     return header
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #befc292c
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #e5f6fe69
 def _portable(
     tensors: dict[str, Tensor], # anywhere, in any layout
 ) -> tuple[dict[str, Tensor], dict[str, str]]: # on the CPU, contiguous, each with memory of its own; second name -> first name
@@ -71,7 +71,7 @@ def _portable(
             owners.add(memory)
     return kept, tied
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #32d75c5e
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #3db313dc
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     "One safetensors file; names of tied tensors go into its metadata."
     kept, tied = _portable(tensors)
@@ -87,10 +87,10 @@ def read_tensors(
             tensors, notes = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
         tied = json.loads(notes.get("tied", "{}"))
         return tensors | {name: tensors[first] for name, first in tied.items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error: # RuntimeError: replaced or removed meanwhile
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error: # RuntimeError: replaced or removed meanwhile
         raise CheckpointError(f"cannot be read: {error}", path) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #80b01622
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #684312c3
 def pack(
     value: Any, # dicts, lists, tuples, tensors, numpy arrays, text, numbers, None, inside one another
     tensors: dict[str, Tensor], # filled with what JSON cannot hold
@@ -112,7 +112,7 @@ def pack(
     if value is None or isinstance(value, (bool, int, float, str)): return value
     raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors, arrays, numbers, text, lists, tuples and dicts")
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #17ba524c
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #533bd57e
 def unpack(
     value: Any, # what `pack` returned, after a trip through JSON
     tensors: dict[str, Tensor], # what `pack` filled
@@ -126,14 +126,14 @@ def unpack(
     if "$items" in value: return {key: unpack(part, tensors) for key, part in value["$items"]}
     return {key: unpack(part, tensors) for key, part in value.items()}
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #94d76265
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #62a700c6
 def _sync(path: Path) -> None:
     "Returns when the file, or the folder's list of names, is on the disk."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #03f61163
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #b81dfb73
 def _sibling(folder: Path, role: str) -> Path:
     "The hidden name beside `folder` for a checkpoint that is on its way in or out."
     return folder.with_name(f".{folder.name}.{role}")
@@ -146,7 +146,7 @@ def find_checkpoint(
     places = (folder, _sibling(folder, "ready"), _sibling(folder, "old"))
     return next((place for _ in range(3) for place in places if place.is_dir()), None) # again: it may move to a name that we have looked at
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #0c135111
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #780b61aa
 def _remove(folder: Path) -> None:
     "Removes a folder under a name that no reader looks for."
     trash = _sibling(folder, "trash") if not folder.name.endswith(".trash") else folder
@@ -166,7 +166,7 @@ def clean_leftovers(
         for leftover in (_sibling(folder, role), _sibling(_sibling(folder, role), "trash")):
             if leftover.exists(): _remove(leftover)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #0940c75b
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #e6fd80e7
 def _check_replaceable(folder: Path) -> None:
     "Raises `CheckpointError` where saving would delete something that is not a checkpoint."
     if not folder.exists(): return
@@ -193,7 +193,7 @@ def remove_checkpoint(
     _check_replaceable(folder)
     if folder.exists(): _remove(folder)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #935280a4
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #a556cee1
 def _texts(config: dict, files: dict[str, Any]) -> dict[str, str]:
     "File name -> content, for every JSON file of a checkpoint. Raises ValueError for a name, TypeError for a value that does not fit."
     for name in files:
@@ -201,7 +201,7 @@ def _texts(config: dict, files: dict[str, Any]) -> dict[str, str]:
             raise ValueError(f"files: {name!r} should be a plain file name that ends in .json, and not config.json or state.json")
     return {name: json.dumps(value, ensure_ascii=False, indent=1) for name, value in {"config.json": config, **files}.items()}
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #ac2cdd28
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #b77e744c
 def _write(folder: Path, texts: dict[str, str], tensors: dict[str, dict[str, Tensor]]) -> None:
     "Every file, then `_sync` on each and on the folder."
     folder.mkdir(parents=True)
@@ -210,7 +210,7 @@ def _write(folder: Path, texts: dict[str, str], tensors: dict[str, dict[str, Ten
     for path in folder.iterdir(): _sync(path)
     _sync(folder)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #2a8732ea
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #e3902281
 def save_checkpoint(
     folder: str | Path, # replaced if it holds a checkpoint, created with its parents if it does not exist
     model: nn.Module, # its `state_dict()` becomes model.safetensors
@@ -237,7 +237,7 @@ def save_checkpoint(
         shutil.rmtree(writing, ignore_errors=True) # a full disk needs the room
         raise CheckpointError(f"could not be written, and what was there before is untouched: {error}", folder) from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #cfc3b083
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #430f2eed
 @dataclass
 class Checkpoint:
     "What a checkpoint's folder holds."
@@ -246,7 +246,7 @@ class Checkpoint:
     files: dict[str, Any] = field(default_factory=dict) # the other JSON files, by file name
     state: Any = None # what resume needs; None unless asked for
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #f0b3b45f
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #68b27793
 def _read_json(path: Path, kind: type = object) -> Any:
     "A JSON file; raises `CheckpointError` with line and column."
     try: value = json.loads(path.read_text(encoding="utf-8"))
@@ -254,18 +254,20 @@ def _read_json(path: Path, kind: type = object) -> Any:
     except UnicodeDecodeError as error: raise CheckpointError(f"is not text: byte {error.start} is not UTF-8", path) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"is not JSON, or cut short: {error.msg} at line {error.lineno}, column {error.colno}", path) from error
+    except (ValueError, RecursionError) as error: # a number of thousands of digits; brackets in brackets in brackets
+        raise CheckpointError(f"is JSON that nobody meant: {error}", path) from error
     if not isinstance(value, kind): raise CheckpointError(f"holds a {type(value).__name__}, expected a {kind.__name__}", path)
     return value
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #742fc7c0
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #3a4ef9b2
 def _read_state(folder: Path) -> Any:
     "The way back from `save_checkpoint(state=...)`."
     packed, tensors = _read_json(folder / "state.json"), read_tensors(folder / "state.safetensors")
     try: return unpack(packed, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"does not go with state.safetensors: {error}", folder / "state.json") from error
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #ed4863cf
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #53684fdf
 def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     "Every file of a checkpoint's folder."
     needed = ["config.json", "model.safetensors"] + ["state.json", "state.safetensors"] * with_state
@@ -277,7 +279,7 @@ def _read_folder(place: Path, with_state: bool) -> Checkpoint:
     return Checkpoint(read_tensors(place / "model.safetensors"), _read_json(place / "config.json", dict),
                       {path.name: _read_json(path) for path in others}, _read_state(place) if with_state else None)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #b1a5c7a4
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #bb7fec6d
 def _hold(folder: str | Path) -> tuple[Path | None, int]:
     "Where the checkpoint is, and an open handle on that folder; None and -1 where there is none."
     for _ in range(100):
@@ -292,7 +294,7 @@ def _still_there(place: Path, handle: int) -> bool:
     try: return os.path.samestat(os.stat(place), os.fstat(handle))
     except FileNotFoundError: return False
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #362ce039
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #5ad7b07e
 def load_checkpoint(
     folder: str | Path, # what `save_checkpoint` wrote
     with_state: bool = False, # also read what resume needs
@@ -310,7 +312,7 @@ def load_checkpoint(
             if _still_there(place, handle): raise
         finally: os.close(handle)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #5d248cea
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #acbfd024
 def _first_difference(
     came: dict[str, Tensor], # the checkpoint's tensors
     expected: dict[str, Tensor], # the model's
@@ -323,7 +325,7 @@ def _first_difference(
     for name, tensor in came.items():
         if name not in expected: return f"tensor {name!r} with shape {tuple(tensor.shape)} came, and the model has none of that name"
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #74fd5538
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #208b5a40
 def fill_model(
     model: nn.Module, # its parameters and buffers are overwritten
     tensors: dict[str, Tensor], # by name
@@ -333,7 +335,7 @@ def fill_model(
     if difference := _first_difference(tensors, model.state_dict()): raise CheckpointError(difference, path)
     model.load_state_dict(tensors)
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #f4b727db
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #4cbb572a
 def load_weights(
     model: nn.Module, # its parameters and buffers are overwritten
     folder: str | Path, # what `save_checkpoint` wrote
@@ -343,7 +345,7 @@ def load_weights(
     fill_model(model, checkpoint.tensors, find_checkpoint(folder) / "model.safetensors")
     return checkpoint
 
-# %% ../../nbs/toolkit/04_checkpoints.ipynb #51b089a1
+# %% ../../nbs/toolkit/04_checkpoints.ipynb #f418674f
 def check_config(
     came: dict, # the checkpoint's configuration
     expected: dict, # the one we are about to use
