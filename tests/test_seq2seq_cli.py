@@ -83,7 +83,7 @@ def test_train_then_evaluate_then_translate(files: dict[str, Path], whole: Path)
 
 def test_config_records_every_decision(whole: Path) -> None:
     config = load_checkpoint(whole / "best").config
-    assert config["num_epochs"] == 16 and config["attention_type"] == "bahdanau" and config["source_vocab_size"] > 10
+    assert config["num_epochs"] == 16 and config["attention_type"] == "luong" and config["source_vocab_size"] > 10
     assert isinstance(config["warmup_steps"], int)
 
 
@@ -160,7 +160,7 @@ def test_a_run_is_not_overwritten_and_another_one_not_resumed(files: dict[str, P
     ("model.safetensors", lambda b: b[:len(b) // 2], "model.safetensors"), ("config.json", lambda b: b"{", "config.json"),
     ("config.json", lambda b: b.replace(b'"hidden_size": 24', b'"hidden_size": 32'), "model.safetensors"),
     ("config.json", lambda b: b.replace(b'"hidden_size": 24', b'"hidden_size": "24"'), "'hidden_size' came with '24'"),
-    ("config.json", lambda b: b.replace(b'"attention_type": "bahdanau"', b'"attention_type": "none"'), "came"),
+    ("config.json", lambda b: b.replace(b'"attention_type": "luong"', b'"attention_type": "none"'), "came"),
     ("source_tokenizer.json", lambda b: b.replace(b'"This"', b'"These", "This"'), "source vocabulary has"),
     ("target_tokenizer.json", None, "target_tokenizer.json is missing")])
 def test_a_damaged_checkpoint_is_named(name: str, damage, expected: str, whole: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -186,9 +186,9 @@ def test_awkward_sentences(whole: Path) -> None:
 # ------------------------------------------------------------------ flags
 
 
-TRAIN_FLAGS = {"data_path": "a.tsv", "output_dir": "out", "tokenizer": "word", "vocab_size": 900, "min_freq": 3, "max_length": 40, "attention_type": "luong",
+TRAIN_FLAGS = {"data_path": "a.tsv", "output_dir": "out", "tokenizer": "word", "vocab_size": 900, "min_freq": 3, "max_length": 40, "attention_type": "coverage",
     "attention_method": "concat", "attention_dim": 32, "attention_regularization": .1, "encoder_type": "conv", "embedding_dim": 48, "hidden_size": 64,
-    "num_layers": 2, "dropout": .3, "batch_size": 16, "num_epochs": 3, "max_minutes": 1.5, "learning_rate": .002, "teacher_forcing_ratio": .8,
+    "num_layers": 2, "dropout": .25, "batch_size": 16, "num_epochs": 3, "max_minutes": 1.5, "learning_rate": .002, "teacher_forcing_ratio": .8,
     "label_smoothing": .05, "gradient_clip_norm": .5, "gradient_accumulation_steps": 4, "mixed_precision": "bf16", "save_every": 7, "seed": 3, "resume": True,
     "teacher_forcing_schedule": "linear", "coverage_weight": .5, "tied_embeddings": True, "schedule": "cosine", "warmup_steps": 9, "input_feeding": True,
     "local_window": 4, "num_heads": 2}
