@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "explore": ["draw_attention", "draw_against_gold", "forced_attention", "alignment_error_rate", "explore_attention"],
         "visualize": ["attention_html", "attention_page", "draw_map", "draw_coverage", "head_maps", "draw_head_maps", "demo_translator",
                       "explore_translations"],
+        "trouble": ["kept_tensors", "recompute", "loss_in_pieces", "quantised"],
         "exercises": ["grade", "grade_notebook"],
     },
 )
