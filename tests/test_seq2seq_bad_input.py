@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from stage_modules.seq2seq.data import UNK, BPETokenizer, Pairs, WordTokenizer, build_tokenizers, normalise, read_pairs, tokenizer_from_json
 from stage_modules.seq2seq.evaluate import main as evaluate_main
 from stage_modules.seq2seq.model import ModelConfig, build_model
+from stage_modules.seq2seq.train import main as train_main
 from stage_modules.seq2seq.translate import TOKENIZER_FILES, Translator
 from stage_modules.seq2seq.visualize import main as visualize_main
+from stage_modules.toolkit import checkpoints
 from stage_modules.toolkit.checkpoints import load_checkpoint, save_checkpoint
 from stage_modules.toolkit.errors import CheckpointError, DataError
 
@@ -121,6 +123,11 @@ def test_an_archive_is_read_as_its_file_would_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p\.zip/p\.tsv:2: no tab"): read_pairs(tmp_path / "p.zip")
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as made: made.writestr("p.tsv", b"Go.\tVa !\nVoil\xe0\tx\n")
     assert read_pairs(tmp_path / "p.zip", skip_bad_lines=True).skipped == 1
+
+
+def test_nothing_behind_a_list_is_lost_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('[["a", "b"]]\n\n[["c", "d"]]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"p\.json:1: broken JSON: more behind the end"): read_pairs(tmp_path / "p.json")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -306,6 +313,34 @@ def test_looking_at_what_is_not_there_is_one_line(flags: list[str], expected: st
 def test_one_word_of_any_length_is_a_sentence(tiny: dict[str, Path]) -> None:
     with pytest.warns(UserWarning, match="1 of 2 sentences were cut to 250 tokens"): out = Translator.load(tiny["bpe"]).translate(["\U0001f469\u200d\U0001f467" * 5000, "e\u0301"], max_length=3)
     assert len(out) == 2 and len(Translator.load(tiny["word"]).translate(["a" * 10**6], max_length=3)) == 1
+
+
+TRAIN = ["--tokenizer", "word", "--attention_type", "bahdanau", "--embedding_dim", "8", "--hidden_size", "8", "--attention_dim", "8", "--num_epochs", "2", "--batch_size", "8", "--device", "cpu",
+         "--no-progress", "--no-tensorboard"]
+
+
+def everything(folder: Path) -> dict[str, bytes]: return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".log"}
+
+
+def test_another_architecture_and_a_full_disk_leave_the_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "p.tsv").write_text("".join(f"This {a} {b}.\tCe {b} {a}.\n" for a in "abcdef" for b in ("cat", "dog", "bird")), encoding="utf-8")
+    flags = [*TRAIN, "--data_path", str(tmp_path / "p.tsv"), "--output_dir", str(tmp_path / "run")]
+    assert train_main(flags) == 0
+    before = everything(tmp_path / "run")
+    capsys.readouterr()
+    for name, value in {"attention_type": "luong", "encoder_type": "conv", "hidden_size": "16", "tokenizer": "bpe"}.items():
+        assert f"field '{name}' came with" in said_once(train_main([*flags, "--resume", f"--{name}", value]), capsys)
+        assert everything(tmp_path / "run") == before
+    assert "holds a run already" in said_once(train_main(flags), capsys)
+    written = checkpoints._write_tensors
+    def full(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        written(path, tensors)
+        path.write_bytes(path.read_bytes()[:100]) # half of it is there when the disk says no
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoints, "_write_tensors", full)
+    assert "No space left on device" in said_once(train_main([*flags, "--resume", "--num_epochs", "3"]), capsys)
+    assert everything(tmp_path / "run") == before
+    assert Translator.load(tmp_path / "run").translate(["This a cat."])
 
 
 def test_an_evaluation_can_be_stopped(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
