@@ -33,6 +33,7 @@ NEEDS_DATA = "tatoeba/fra-eng.zip"
 ATTENTIONS = {"none": {"attention_type": "none"}, "bahdanau": {"attention_type": "bahdanau"},
               "luong, dot": {"attention_type": "luong", "attention_method": "dot"}, "luong, general": {"attention_type": "luong", "attention_method": "general"},
               "luong, concat": {"attention_type": "luong", "attention_method": "concat"}, "coverage": {"attention_type": "coverage"},
+              "coverage, its loss from the start": {"attention_type": "coverage", "penalty_from": 0.},
               "self": {"attention_type": "self", "learning_rate": 4e-3}} # by the validation loss the best of 1e-3, 2e-3 and 4e-3 after 500 steps
 SIZES = {"embedding_dim": 128, "hidden_size": 128, "attention_dim": 128, "batch_size": 32, "learning_rate": 8e-3, "dropout": 0., "progress": False, "tensorboard": False}
 SCORED, HELD_OUT, EDGES = 2000, 6000, (4, 7, 10)

@@ -349,3 +349,22 @@ def test_an_evaluation_can_be_stopped(tiny: dict[str, Path], tmp_path: Path, mon
     monkeypatch.setattr("stage_modules.seq2seq.evaluate.read_pairs", press)
     assert evaluate_main(["--model_path", str(tiny["word"]), "--test_data", str(tmp_path / "t.tsv")]) == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("flags, expected", [(["--seed", "-1"], "seed is -1"), (["--num_epochs", "0"], "num_epochs is 0"), (["--data_path", ""], "data_path is ''"),
+    (["--min_freq", "100000"], "min_freq 100000"), (["--hidden_size", "1000000000"], "")])
+def test_a_training_that_cannot_be_is_one_line(flags: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "pairs.tsv").write_text("".join(f"a {n}\tun {n}\n" for n in range(40)), encoding="utf-8")
+    asked = ["--data_path", str(tmp_path / "pairs.tsv"), "--tokenizer", "word", "--output_dir", str(tmp_path / "run"), "--no-progress", "--no-tensorboard", *flags]
+    assert train_main(asked) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and expected in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_sentences_with_tabs_inside_stay_a_file_of_pairs(tmp_path: Path) -> None:
+    pairs = [{"source": f"a\tb {n}", "target": f"un\n{n}"} for n in range(40)]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+    assert train_main(["--data_path", str(tmp_path / "pairs.json"), "--tokenizer", "word", "--output_dir", str(tmp_path / "run"), "--no-progress", "--no-tensorboard",
+                       "--hidden_size", "8", "--embedding_dim", "8", "--max_steps", "1", "--test_sentences", "5"]) == 0
+    assert len(read_pairs(tmp_path / "run/test.tsv")) == 5

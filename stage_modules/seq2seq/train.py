@@ -8,7 +8,7 @@ __all__ = ['GRAMMAR_PAIRS', 'HALF_FROM', 'TrainConfig', 'check_numbers', 'defaul
            'make_penalty', 'TranslationLoss', 'ForcingProgress', 'multiplies_bf16', 'choose_precision', 'planned_steps',
            'make_adam', 'earlier_run', 'run_tokenizers', 'decide', 'prepare', 'Trained', 'train', 'grid_search', 'main']
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b7217e91
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4c110584
 import math
 import sys
 import time
@@ -32,7 +32,7 @@ from ..toolkit.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.training import Callback, Trainer, TrainingConfig, changeable, check_settings
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1f1e3953
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9b4d1218
 @dataclass
 class TrainConfig(ModelConfig, TrainingConfig):
     "Train a translator on sentence pairs, and write a checkpoint that `evaluate` and `Translator.load` read."
@@ -58,11 +58,12 @@ class TrainConfig(ModelConfig, TrainingConfig):
     teacher_forcing_schedule: Literal["constant", "linear", "inverse_sigmoid"] = "constant" # how the share gets there; all but constant begin with 1
     attention_regularization: float = 0.0 # weight of the penalty on attention that is spread wide: the mean entropy, in nats, of its rows
     coverage_weight: float = 1.0 # weight of the coverage loss; only with attention_type coverage
+    penalty_from: float = 0.75 # share of the run after which those two count; 0: from the first step, which keeps most models from finding the words
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto" # auto: bf16 where that is faster, see `choose_precision`; fp16 needs a GPU
     source_vocab_size: tyro.conf.Suppress[int] = 0 # set from the source tokenizer
     target_vocab_size: tyro.conf.Suppress[int] = 0 # set from the target tokenizer
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #59c5c85b
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #46458154
 def check_numbers(
     config: TrainConfig, # as given
 ) -> None:
@@ -72,20 +73,24 @@ def check_numbers(
     for name in "attention_dim", "embedding_dim", "hidden_size", "num_layers", "num_heads", "batch_size", "max_length":
         need(getattr(config, name) >= 1, name, "1 or more")
     need(config.encoder_type != "lstm" or config.hidden_size % 2 == 0, "hidden_size", "an even number: each reading direction takes half")
+    need(0 <= config.penalty_from <= 1, "penalty_from", "a share of the run, 0 to 1")
     for name in "dropout", "label_smoothing": need(0 <= getattr(config, name) < 1, name, "a share from 0 to below 1")
     need(0 <= config.teacher_forcing_ratio <= 1, "teacher_forcing_ratio", "a share from 0 to 1")
     for name in "attention_regularization", "coverage_weight", "test_sentences", "local_window": need(getattr(config, name) >= 0, name, "0 or more")
     need(config.vocab_size is None or config.vocab_size >= 5, "vocab_size", "5 or more, or None")
+    for name in "num_epochs", "min_freq": need(getattr(config, name) is None or getattr(config, name) >= 1, name, "1 or more, or None")
+    need(0 <= config.seed < 2**32, "seed", "0 to 4294967295")
+    need(config.data_path != "", "data_path", "a file, or None for the built-in grammar")
     need(config.mixed_precision != "fp16" or torch.cuda.is_available(), "mixed_precision", "no or bf16: fp16 needs a GPU")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #091cd2e1
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #81eb425e
 def default_rate(
     config: ModelConfig, # attention_type, encoder_type
 ) -> float: # the highest learning rate
     "For a recurrent model, or one with transformer layers."
     return 3e-3 if config.attention_type == "self" or config.encoder_type == "transformer" else 6e-3
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #eec23643
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0c1508f4
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -98,10 +103,10 @@ def check_train_config(
     if config.attention_regularization and not model.decoder.looks:
         raise ValueError(f"attention_regularization is {config.attention_regularization}, expected 0: attention_type {config.attention_type!r} gives no weights")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d7b25a33
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e6639298
 GRAMMAR_PAIRS = 8000 # sentences of the built-in grammar, when there is no file
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4a886ea2
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #29f03d15
 def read_and_tell(
     path: str, # file of pairs
     skip_bad_lines: bool = False, # leave malformed lines out instead of stopping
@@ -111,7 +116,7 @@ def read_and_tell(
     if pairs.skipped: print(f"{path}: skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #40eb7788
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3bc2cfff
 def load_data(
     config: TrainConfig, # data_path, valid_path, test_sentences, skip_bad_lines, seed
 ) -> Split: # train, valid, test; test is empty unless asked for
@@ -123,14 +128,14 @@ def load_data(
     except DataError as error: raise DataError(error.message, config.data_path) from None
     return split._replace(valid=read_and_tell(config.valid_path, config.skip_bad_lines)) if config.valid_path else split
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #62d01220
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #94e1030d
 def default_epochs(
     num_pairs: int, # training pairs
 ) -> int: # passes over them
     "600,000 pairs' worth of training, in 6 to 60 passes."
     return max(6, min(60, round(600_000 / num_pairs)))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #42c980e1
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #51a6b192
 def seconds_per_batch(
     model: Seq2Seq, # is left as it was
     batches: Iterable, # what it will train on, with a length
@@ -152,7 +157,7 @@ def seconds_per_batch(
     model.zero_grad(set_to_none=True)
     return sum(seconds[1:]) / len(chosen)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e83f6051
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0a3167b8
 def steps_that_fit(
     minutes: float, # to fill
     seconds: float, # a batch takes, forward and backward
@@ -161,7 +166,7 @@ def steps_that_fit(
     "A tenth more for the optimizer, and a tenth of the time for validation and checkpoints."
     return max(1, int(0.9 * 60 * minutes / (1.1 * seconds) / accumulate))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f7757143
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b48b0c9d
 def forcing_ratio(
     progress: float, # share of the run that is done, 0 to 1
     last: float = 0., # the ratio at the end; for constant, throughout
@@ -175,7 +180,7 @@ def forcing_ratio(
     s = lambda p: k / (k + math.exp(2 * p * math.log(k)))
     return last + (1 - last) * (s(progress) - s(1)) / (s(0) - s(1))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #72e95fd5
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f6c7083e
 def entropy_penalty(
     weights: Tensor, # where each target word looked, (B, T, S); rows sum to 1
     source_mask: Tensor, # True where a source word is real, (B, S)
@@ -186,7 +191,7 @@ def entropy_penalty(
     entropy = torch.special.entr(weights.clamp_min(1e-9)) * (weights > 1e-9) # (B, T, S); the logarithm's slope at 0 has no end
     return entropy.sum(-1)[target_mask].sum()
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c5c3883e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #62bd62d8
 def make_penalty(
     config: TrainConfig, # attention_regularization; coverage_weight where the attention is coverage
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None: # weights, source_mask, target_mask -> a sum to add to the loss
@@ -197,7 +202,7 @@ def make_penalty(
         parts.append((config.coverage_weight, coverage_loss))
     if parts: return lambda *attention: sum(weight * penalty(*attention) for weight, penalty in parts)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #605afa31
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fc936702
 class TranslationLoss:
     "The loss for the Trainer; decides for each training batch whose words the decoder reads."
     def __init__(self,
@@ -205,8 +210,10 @@ class TranslationLoss:
         last_ratio: float = 1., # share of forced batches at the end of the run
         schedule: str = "constant", # how it gets there, see `forcing_ratio`
         penalty: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, # on the attention, see `make_penalty`
+        penalty_from: float = 0., # share of the run after which the penalty counts
     ):
-        self.label_smoothing, self.last_ratio, self.schedule, self.penalty = label_smoothing, last_ratio, schedule, penalty
+        self.label_smoothing, self.last_ratio, self.schedule = label_smoothing, last_ratio, schedule
+        self.penalty, self.penalty_from = penalty, penalty_from
         self.progress = 0. # share of the run that is done; `ForcingProgress` keeps it up to date
 
     def forces(self) -> bool:
@@ -219,9 +226,10 @@ class TranslationLoss:
     ) -> tuple[Tensor, Tensor]: # summed loss in nats, number of target tokens
         "The loss of a batch."
         if not model.training: return model.loss(batch)
-        return model.loss(batch, self.label_smoothing, forced=self.forces(), penalty=self.penalty)
+        penalty = self.penalty if self.progress >= self.penalty_from else None
+        return model.loss(batch, self.label_smoothing, forced=self.forces(), penalty=penalty)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7b27a151
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c63e2c99
 class ForcingProgress(Callback):
     "Keeps a `TranslationLoss` informed."
     def __init__(self,
@@ -233,7 +241,7 @@ class ForcingProgress(Callback):
 
     def on_step(self, trainer: Trainer) -> None: self.loss_fn.progress = trainer.progress.step / max(1, trainer.total_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d4a8c4f1
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #02f148ac
 def multiplies_bf16(
     device: str = "auto", # of the configuration: auto takes a GPU where there is one
 ) -> bool:
@@ -242,7 +250,7 @@ def multiplies_bf16(
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f36c7afe
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #8f4743f9
 HALF_FROM = 256 # features of a state from which on bfloat16 pays
 
 def choose_precision(
@@ -254,7 +262,7 @@ def choose_precision(
     if earlier: return earlier
     return "bf16" if config.hidden_size >= HALF_FROM and multiplies_bf16(config.device) else "no"
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e6ffbb9b
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3cc75d69
 def planned_steps(
     config: TrainConfig, # max_minutes, teacher forcing, penalties, mixed_precision
     model: Seq2Seq, # to time
@@ -267,7 +275,7 @@ def planned_steps(
     seconds = (share * timed(1.) if share else 0.) + ((1 - share) * timed(0.) if share < 1 else 0.)
     return steps_that_fit(config.max_minutes, seconds, config.gradient_accumulation_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c818cc27
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #5670274f
 def make_adam(
     model: nn.Module, # its weights
     config: TrainConfig, # learning_rate, weight_decay
@@ -275,7 +283,7 @@ def make_adam(
     "Adam with betas 0.9 and 0.98 (Vaswani et al. 2017, section 5.3), fused."
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=config.weight_decay, fused=True)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3dd5c48a
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #714de902
 def earlier_run(
     config: TrainConfig, # resume, output_dir
 ) -> Checkpoint | None:
@@ -283,7 +291,7 @@ def earlier_run(
     place = Path(config.output_dir) / "last"
     return load_checkpoint(place) if config.resume and find_checkpoint(place) else None
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #05f2b49e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3d6746f7
 def run_tokenizers(
     config: TrainConfig, # tokenizer, vocab_size, min_freq, output_dir
     train: Pairs, # to learn from
@@ -297,7 +305,7 @@ def run_tokenizers(
     try: return tuple(tokenizer_from_json(earlier.files[file], side=side) for side, file in TOKENIZER_FILES.items())
     except DataError as error: raise CheckpointError(error.message, place) from error
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #abb3c2e7
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e1ff4d4c
 def decide(
     config: TrainConfig, # with None where the data decides
     model: Seq2Seq, # to time
@@ -318,7 +326,7 @@ def decide(
     rate = config.learning_rate if config.learning_rate is not None else old.get("learning_rate") or default_rate(config)
     return replace(config, num_epochs=epochs, max_steps=steps, warmup_steps=warmup, learning_rate=rate)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9471ee52
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #32a7dc6d
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, Split]: # ready for `fit`, and the data it is for
@@ -328,6 +336,8 @@ def prepare(
     check_train_config(config)
     earlier, data = earlier_run(config), load_data(config)
     source, target = run_tokenizers(config, data.train, earlier)
+    for side, tokenizer in ("source", source), ("target", target):
+        if len(tokenizer) < 5: raise DataError(f"no {side} token comes often enough for min_freq {config.min_freq}", config.data_path)
     torch.manual_seed(config.seed)
     config = replace(config, source_vocab_size=len(source), target_vocab_size=len(target))
     model = build_model(config)
@@ -335,11 +345,11 @@ def prepare(
     batches = BucketedBatches(encode(data.train), config.batch_size, config.seed)
     valid = BucketedBatches(encode(data.valid), 2 * config.batch_size, shuffle=False)
     config = decide(config, model, batches, earlier)
-    loss_fn = TranslationLoss(config.label_smoothing, config.teacher_forcing_ratio, config.teacher_forcing_schedule, make_penalty(config))
+    loss_fn = TranslationLoss(config.label_smoothing, config.teacher_forcing_ratio, config.teacher_forcing_schedule, make_penalty(config), config.penalty_from)
     return Trainer(model, config, batches, loss_fn, valid, callbacks=[ForcingProgress(loss_fn)], optimizer=make_adam(model, config),
                    files={TOKENIZER_FILES["source"]: source.to_json(), TOKENIZER_FILES["target"]: target.to_json()}), data
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #54215f52
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #29cdfb7e
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -354,7 +364,7 @@ class Trained:
         "The lowest validation loss, in nats per word."
         return min(row["valid_loss"] for row in self.history if "valid_loss" in row)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #19cee103
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1b11fd17
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
@@ -363,11 +373,12 @@ def train(
     history = trainer.fit()
     if find_checkpoint(Path(config.output_dir) / "best"): trainer.load_best()
     if data.test and trainer.is_main:
-        (Path(config.output_dir) / "test.tsv").write_text("".join(f"{s}\t{t}\n" for s, t in data.test), encoding="utf-8")
+        (Path(config.output_dir) / "test.tsv").write_text(
+            "".join("\t".join(" ".join(side.split()) for side in pair) + "\n" for pair in data.test), encoding="utf-8") # JSON may hold tabs
     tokenizers = [tokenizer_from_json(trainer.files[file]) for file in TOKENIZER_FILES.values()]
     return Trained(Translator(trainer.model, *tokenizers), history, data, trainer.progress.seconds, trainer.stop_reason == "interrupted")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #5603c28c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #2cf268dd
 def grid_search(
     base: TrainConfig, # what all runs share; its output_dir holds a folder for each
     grid: dict[str, Sequence[Any]], # setting -> values to try
@@ -382,14 +393,14 @@ def grid_search(
         rows.append(chosen | {"valid_loss": result.best_loss, "seconds": result.seconds})
     return sorted(rows, key=lambda row: row["valid_loss"])
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #08e1476e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d9d20fed
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input; 130 when interrupted
     "The command `python -m stage_modules.seq2seq.train`."
     config = tyro.cli(TrainConfig, args=argv, prog="python -m stage_modules.seq2seq.train")
     try: check_train_config(config)
-    except ValueError as error: return complain(error)
+    except (ValueError, RuntimeError) as error: return complain(error) # RuntimeError: no memory for such sizes
     try:
         with plain_warnings(): result = train(config)
     except (DataError, CheckpointError, FloatingPointError, OSError) as error: return complain(error)
@@ -398,5 +409,5 @@ def main(
           f"best checkpoint in {Path(config.output_dir) / 'best'}")
     return 0
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #bb5b600c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7cc1505a
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
