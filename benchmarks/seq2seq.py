@@ -108,7 +108,7 @@ def joeynmt(python: str, pairs, hidden: int, attention: str, steps: int) -> dict
                   "testing": {"n_best": 1, "beam_size": 1, "batch_size": 50, "batch_type": "sentence", "max_output_length": 5, "eval_metrics": []},
                   "training": {"optimizer": "adamw", "learning_rate": 0.001, "scheduling": "exponential", "decrease_factor": 0.99, "normalization": "tokens", "loss": "crossentropy",
                                "batch_size": BATCH, "batch_type": "sentence", "batch_multiplier": 1, "epochs": 1, "updates": steps, "logging_freq": max(1, steps // 3),
-                               "validation_freq": 10**6, "clip_grad_norm": 1.0, "shuffle": True, "overwrite": True, "print_valid_sents": [0], "early_stopping_metric": "loss"},
+                               "validation_freq": 10**6 * max(1, steps // 3), "clip_grad_norm": 1.0, "shuffle": True, "overwrite": True, "print_valid_sents": [0], "early_stopping_metric": "loss"},
                   "model": {"initializer": "xavier_uniform", "embed_initializer": "normal", "embed_init_weight": 0.1, "tied_embeddings": False, "tied_softmax": False,
                             "encoder": {"type": "recurrent", "rnn_type": "lstm", "embeddings": embed, "hidden_size": hidden // 2, "bidirectional": True, "dropout": 0.2, "num_layers": 1},
                             "decoder": {"type": "recurrent", "rnn_type": "lstm", "embeddings": embed, "hidden_size": hidden, "dropout": 0.2, "hidden_dropout": 0.2, "num_layers": 1,
@@ -180,6 +180,7 @@ def main() -> None:
     sizes = {"source_vocab_size": len(tokenizers[0]), "target_vocab_size": len(tokenizers[1])}
     twelve = [tokenizers[0].encode(s) for s, _ in train if 11 <= len(s.split()) <= 13][:600]
     speed = [row for hidden in args.hidden for row in race(hidden, encoded, sizes, args.steps, args.rounds)]
+    print(table([{k: v for k, v in row.items() if k != "rounds"} for row in speed]), flush=True)
     if args.joeynmt:
         words = [tuple(t.tokens(text) for t, text in zip(tokenizers, pair)) for pair in chosen]
         for row in speed:

@@ -8,7 +8,7 @@ __all__ = ['GRAMMAR_PAIRS', 'HALF_FROM', 'TrainConfig', 'check_numbers', 'defaul
            'make_penalty', 'TranslationLoss', 'ForcingProgress', 'multiplies_bf16', 'choose_precision', 'planned_steps',
            'make_adam', 'earlier_run', 'run_tokenizers', 'decide', 'prepare', 'Trained', 'train', 'grid_search', 'main']
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #4c110584
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fdb141f5
 import math
 import sys
 import time
@@ -32,7 +32,7 @@ from ..toolkit.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..toolkit.training import Callback, Trainer, TrainingConfig, changeable, check_settings
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9b4d1218
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #52253b89
 @dataclass
 class TrainConfig(ModelConfig, TrainingConfig):
     "Train a translator on sentence pairs, and write a checkpoint that `evaluate` and `Translator.load` read."
@@ -63,7 +63,7 @@ class TrainConfig(ModelConfig, TrainingConfig):
     source_vocab_size: tyro.conf.Suppress[int] = 0 # set from the source tokenizer
     target_vocab_size: tyro.conf.Suppress[int] = 0 # set from the target tokenizer
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #46458154
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #ad84848a
 def check_numbers(
     config: TrainConfig, # as given
 ) -> None:
@@ -83,14 +83,14 @@ def check_numbers(
     need(config.data_path != "", "data_path", "a file, or None for the built-in grammar")
     need(config.mixed_precision != "fp16" or torch.cuda.is_available(), "mixed_precision", "no or bf16: fp16 needs a GPU")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #81eb425e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #ce3c531e
 def default_rate(
     config: ModelConfig, # attention_type, encoder_type
 ) -> float: # the highest learning rate
     "For a recurrent model, or one with transformer layers."
     return 3e-3 if config.attention_type == "self" or config.encoder_type == "transformer" else 6e-3
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0c1508f4
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d9c1de3c
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -103,10 +103,10 @@ def check_train_config(
     if config.attention_regularization and not model.decoder.looks:
         raise ValueError(f"attention_regularization is {config.attention_regularization}, expected 0: attention_type {config.attention_type!r} gives no weights")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e6639298
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e1c1e50f
 GRAMMAR_PAIRS = 8000 # sentences of the built-in grammar, when there is no file
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #29f03d15
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #72c93428
 def read_and_tell(
     path: str, # file of pairs
     skip_bad_lines: bool = False, # leave malformed lines out instead of stopping
@@ -116,7 +116,7 @@ def read_and_tell(
     if pairs.skipped: print(f"{path}: skipped {pairs.skipped} malformed lines, the first: {pairs.problems[0]}", file=sys.stderr)
     return pairs
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3bc2cfff
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #cad2c700
 def load_data(
     config: TrainConfig, # data_path, valid_path, test_sentences, skip_bad_lines, seed
 ) -> Split: # train, valid, test; test is empty unless asked for
@@ -128,14 +128,14 @@ def load_data(
     except DataError as error: raise DataError(error.message, config.data_path) from None
     return split._replace(valid=read_and_tell(config.valid_path, config.skip_bad_lines)) if config.valid_path else split
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #94e1030d
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #04097377
 def default_epochs(
     num_pairs: int, # training pairs
 ) -> int: # passes over them
     "600,000 pairs' worth of training, in 6 to 60 passes."
     return max(6, min(60, round(600_000 / num_pairs)))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #51a6b192
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3b4ac1e7
 def seconds_per_batch(
     model: Seq2Seq, # is left as it was
     batches: Iterable, # what it will train on, with a length
@@ -157,7 +157,7 @@ def seconds_per_batch(
     model.zero_grad(set_to_none=True)
     return sum(seconds[1:]) / len(chosen)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0a3167b8
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #035bc9cd
 def steps_that_fit(
     minutes: float, # to fill
     seconds: float, # a batch takes, forward and backward
@@ -166,7 +166,7 @@ def steps_that_fit(
     "A tenth more for the optimizer, and a tenth of the time for validation and checkpoints."
     return max(1, int(0.9 * 60 * minutes / (1.1 * seconds) / accumulate))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #b48b0c9d
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #ccb952a2
 def forcing_ratio(
     progress: float, # share of the run that is done, 0 to 1
     last: float = 0., # the ratio at the end; for constant, throughout
@@ -180,7 +180,7 @@ def forcing_ratio(
     s = lambda p: k / (k + math.exp(2 * p * math.log(k)))
     return last + (1 - last) * (s(progress) - s(1)) / (s(0) - s(1))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #f6c7083e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #ff16b160
 def entropy_penalty(
     weights: Tensor, # where each target word looked, (B, T, S); rows sum to 1
     source_mask: Tensor, # True where a source word is real, (B, S)
@@ -191,7 +191,7 @@ def entropy_penalty(
     entropy = torch.special.entr(weights.clamp_min(1e-9)) * (weights > 1e-9) # (B, T, S); the logarithm's slope at 0 has no end
     return entropy.sum(-1)[target_mask].sum()
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #62bd62d8
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #86d81b8e
 def make_penalty(
     config: TrainConfig, # attention_regularization; coverage_weight where the attention is coverage
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None: # weights, source_mask, target_mask -> a sum to add to the loss
@@ -202,7 +202,7 @@ def make_penalty(
         parts.append((config.coverage_weight, coverage_loss))
     if parts: return lambda *attention: sum(weight * penalty(*attention) for weight, penalty in parts)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #fc936702
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1e0a1d67
 class TranslationLoss:
     "The loss for the Trainer; decides for each training batch whose words the decoder reads."
     def __init__(self,
@@ -229,7 +229,7 @@ class TranslationLoss:
         penalty = self.penalty if self.progress >= self.penalty_from else None
         return model.loss(batch, self.label_smoothing, forced=self.forces(), penalty=penalty)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #c63e2c99
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #046f390d
 class ForcingProgress(Callback):
     "Keeps a `TranslationLoss` informed."
     def __init__(self,
@@ -241,7 +241,7 @@ class ForcingProgress(Callback):
 
     def on_step(self, trainer: Trainer) -> None: self.loss_fn.progress = trainer.progress.step / max(1, trainer.total_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #02f148ac
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #80470fc4
 def multiplies_bf16(
     device: str = "auto", # of the configuration: auto takes a GPU where there is one
 ) -> bool:
@@ -250,7 +250,7 @@ def multiplies_bf16(
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #8f4743f9
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9c3be0ac
 HALF_FROM = 256 # features of a state from which on bfloat16 pays
 
 def choose_precision(
@@ -262,7 +262,7 @@ def choose_precision(
     if earlier: return earlier
     return "bf16" if config.hidden_size >= HALF_FROM and multiplies_bf16(config.device) else "no"
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3cc75d69
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #0c406785
 def planned_steps(
     config: TrainConfig, # max_minutes, teacher forcing, penalties, mixed_precision
     model: Seq2Seq, # to time
@@ -275,7 +275,7 @@ def planned_steps(
     seconds = (share * timed(1.) if share else 0.) + ((1 - share) * timed(0.) if share < 1 else 0.)
     return steps_that_fit(config.max_minutes, seconds, config.gradient_accumulation_steps)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #5670274f
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d2cc55a5
 def make_adam(
     model: nn.Module, # its weights
     config: TrainConfig, # learning_rate, weight_decay
@@ -283,7 +283,7 @@ def make_adam(
     "Adam with betas 0.9 and 0.98 (Vaswani et al. 2017, section 5.3), fused."
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=config.weight_decay, fused=True)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #714de902
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d04e681d
 def earlier_run(
     config: TrainConfig, # resume, output_dir
 ) -> Checkpoint | None:
@@ -291,7 +291,7 @@ def earlier_run(
     place = Path(config.output_dir) / "last"
     return load_checkpoint(place) if config.resume and find_checkpoint(place) else None
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #3d6746f7
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #718c3ff6
 def run_tokenizers(
     config: TrainConfig, # tokenizer, vocab_size, min_freq, output_dir
     train: Pairs, # to learn from
@@ -305,7 +305,7 @@ def run_tokenizers(
     try: return tuple(tokenizer_from_json(earlier.files[file], side=side) for side, file in TOKENIZER_FILES.items())
     except DataError as error: raise CheckpointError(error.message, place) from error
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #e1ff4d4c
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #03e837aa
 def decide(
     config: TrainConfig, # with None where the data decides
     model: Seq2Seq, # to time
@@ -326,7 +326,7 @@ def decide(
     rate = config.learning_rate if config.learning_rate is not None else old.get("learning_rate") or default_rate(config)
     return replace(config, num_epochs=epochs, max_steps=steps, warmup_steps=warmup, learning_rate=rate)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #32a7dc6d
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #54c40c27
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, Split]: # ready for `fit`, and the data it is for
@@ -349,7 +349,7 @@ def prepare(
     return Trainer(model, config, batches, loss_fn, valid, callbacks=[ForcingProgress(loss_fn)], optimizer=make_adam(model, config),
                    files={TOKENIZER_FILES["source"]: source.to_json(), TOKENIZER_FILES["target"]: target.to_json()}), data
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #29cdfb7e
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7182ec0c
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -364,7 +364,7 @@ class Trained:
         "The lowest validation loss, in nats per word."
         return min(row["valid_loss"] for row in self.history if "valid_loss" in row)
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #1b11fd17
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #9b63af8b
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
@@ -378,7 +378,7 @@ def train(
     tokenizers = [tokenizer_from_json(trainer.files[file]) for file in TOKENIZER_FILES.values()]
     return Trained(Translator(trainer.model, *tokenizers), history, data, trainer.progress.seconds, trainer.stop_reason == "interrupted")
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #2cf268dd
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #167f88f5
 def grid_search(
     base: TrainConfig, # what all runs share; its output_dir holds a folder for each
     grid: dict[str, Sequence[Any]], # setting -> values to try
@@ -393,7 +393,7 @@ def grid_search(
         rows.append(chosen | {"valid_loss": result.best_loss, "seconds": result.seconds})
     return sorted(rows, key=lambda row: row["valid_loss"])
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d9d20fed
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #605ba6e7
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input; 130 when interrupted
@@ -409,5 +409,5 @@ def main(
           f"best checkpoint in {Path(config.output_dir) / 'best'}")
     return 0
 
-# %% ../../nbs/stage2_seq2seq/07_train.ipynb #7cc1505a
+# %% ../../nbs/stage2_seq2seq/07_train.ipynb #d050d581
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

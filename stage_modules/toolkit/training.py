@@ -10,7 +10,7 @@ __all__ = ['TIME_IS_UP', 'changeable', 'TrainingConfig', 'check_settings', 'lear
            'TensorBoard', 'in_notebook', 'LiveCurve', 'default_callbacks', 'SavedLoop', 'prepare_folder', 'remove_run',
            'resume_run', 'start_run', 'Trainer', 'overfit_one_batch', 'gradient_norms', 'learning_rate_test']
 
-# %% ../../nbs/toolkit/05_training.ipynb #cf8187ed
+# %% ../../nbs/toolkit/05_training.ipynb #a5bb0e0e
 import json
 import math
 import os
@@ -39,14 +39,14 @@ from tqdm import tqdm
 from .checkpoints import check_config, clean_leftovers, fill_model, find_checkpoint, load_checkpoint, load_weights, remove_checkpoint, save_checkpoint
 from .errors import CheckpointError
 
-# %% ../../nbs/toolkit/05_training.ipynb #1cdc73b7
+# %% ../../nbs/toolkit/05_training.ipynb #4ef5f4bc
 def changeable(
     default: Any, # the field's default value
 ) -> Any: # what `dataclasses.field` returns
     "A field of a configuration that may be different when a run is resumed."
     return field(default=default, metadata={"changeable": True})
 
-# %% ../../nbs/toolkit/05_training.ipynb #c3e8aa5b
+# %% ../../nbs/toolkit/05_training.ipynb #c0064dd5
 @dataclass
 class TrainingConfig:
     "Settings of a training run; a step is one update of the weights."
@@ -75,7 +75,7 @@ class TrainingConfig:
     progress: bool = changeable(True) # progress bar, and a curve in notebooks
     tensorboard: bool = changeable(True) # log to output_dir/tensorboard, where tensorboard is installed
 
-# %% ../../nbs/toolkit/05_training.ipynb #f09879e9
+# %% ../../nbs/toolkit/05_training.ipynb #3b5682a2
 def check_settings(
     config: TrainingConfig,
 ) -> None:
@@ -91,7 +91,7 @@ def check_settings(
         need(getattr(config, name) is None or getattr(config, name) > 0, name, "more than 0, or None")
     need(config.learning_rate > 0, "learning_rate", "more than 0")
 
-# %% ../../nbs/toolkit/05_training.ipynb #31d374af
+# %% ../../nbs/toolkit/05_training.ipynb #f8e38b87
 def learning_rate_factor(
     step: int, # the step about to be taken, counted from 0
     schedule: str, # constant, linear, cosine (Loshchilov and Hutter 2017) or inverse_sqrt (Vaswani et al. 2017, section 5.3)
@@ -106,7 +106,7 @@ def learning_rate_factor(
     if schedule == "inverse_sqrt": return math.sqrt(max(1, warmup_steps) / (step + 1))
     return 1.
 
-# %% ../../nbs/toolkit/05_training.ipynb #9138ba45
+# %% ../../nbs/toolkit/05_training.ipynb #1609b6cc
 def make_optimizer(
     model: nn.Module, # parameters that require no gradient are left out
     config: TrainingConfig, # optimizer, learning_rate, weight_decay
@@ -121,7 +121,7 @@ def make_optimizer(
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate)
 
-# %% ../../nbs/toolkit/05_training.ipynb #043bd560
+# %% ../../nbs/toolkit/05_training.ipynb #fef090bb
 def random_state(
     device: torch.device | None = None, # a GPU's generator is included if this is one
 ) -> dict[str, Any]: # for `set_random_state`; fit for a checkpoint
@@ -129,7 +129,7 @@ def random_state(
     gpu = {"cuda": torch.cuda.get_rng_state(device)} if device is not None and device.type == "cuda" else {}
     return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()} | gpu
 
-# %% ../../nbs/toolkit/05_training.ipynb #792dd5f4
+# %% ../../nbs/toolkit/05_training.ipynb #85e35059
 def set_random_state(
     state: dict[str, Any], # from `random_state` or `new_stream`
     device: torch.device | None = None, # the GPU that a GPU's state belongs to
@@ -140,7 +140,7 @@ def set_random_state(
     torch.set_rng_state(state["torch"])
     if "cuda" in state and device is not None and device.type == "cuda": torch.cuda.set_rng_state(state["cuda"], device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #8d329593
+# %% ../../nbs/toolkit/05_training.ipynb #e8cf1a05
 def new_stream(
     *address: int, # what the stream is for: (seed, epoch), (seed, rank)
     device: torch.device | None = None, # a GPU's generator is included if this is one
@@ -164,7 +164,7 @@ def random_stream(
         stream.update(random_state(device))
         set_random_state(outside, device)
 
-# %% ../../nbs/toolkit/05_training.ipynb #fbfa0205
+# %% ../../nbs/toolkit/05_training.ipynb #935697e7
 def _tell_epoch(batches: Any, seed: int, epoch: int) -> None:
     "Calls `set_epoch` where there is one: on the batches, and on a DataLoader's sampler. A generator of its own is seeded."
     sampler = getattr(batches, "sampler", None)
@@ -189,7 +189,7 @@ def epoch_batches(
         if batch is StopIteration: return
         if number >= skip: yield batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #83ecc8c2
+# %% ../../nbs/toolkit/05_training.ipynb #4b3595b7
 def windows(
     batches: Iterable, # one epoch
     size: int, # batches in a window; the last one may have fewer
@@ -204,7 +204,7 @@ def windows(
     if window: yield window, not following
     if following: yield following, True
 
-# %% ../../nbs/toolkit/05_training.ipynb #17a9bc04
+# %% ../../nbs/toolkit/05_training.ipynb #bf18aa71
 def to_device(
     batch: Any, # tensors in tuples, lists, dicts or dataclasses, inside one another
     device: torch.device, # where to
@@ -218,7 +218,7 @@ def to_device(
         return replace(batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch) if f.init})
     return batch
 
-# %% ../../nbs/toolkit/05_training.ipynb #eed1f943
+# %% ../../nbs/toolkit/05_training.ipynb #b00e7544
 def make_accelerator(
     config: TrainingConfig, # mixed_precision, device
 ) -> Accelerator: # device, processes, gradient scaler
@@ -230,7 +230,7 @@ def make_accelerator(
         raise ValueError("mixed_precision is 'fp16', and this machine trains on the CPU, which has no fp16 to gain from; use 'bf16' or 'no'")
     return accelerator
 
-# %% ../../nbs/toolkit/05_training.ipynb #9d9db629
+# %% ../../nbs/toolkit/05_training.ipynb #31eda53f
 def sum_gradients(
     parameters: list[nn.Parameter], # the same on every process
     accelerator: Accelerator, # its processes take part
@@ -243,13 +243,13 @@ def sum_gradients(
     parts = accelerator.reduce(flat, "sum").split([p.numel() for p in used])
     for p, part in zip(used, parts): p.grad = part.view_as(p).to(p.dtype)
 
-# %% ../../nbs/toolkit/05_training.ipynb #eb886d1d
+# %% ../../nbs/toolkit/05_training.ipynb #c6a6a256
 def _half_precision(kind: str, device: torch.device) -> AbstractContextManager:
     "Inside, torch computes in the precision that `mixed_precision` names."
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[kind]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
-# %% ../../nbs/toolkit/05_training.ipynb #0ad10a2a
+# %% ../../nbs/toolkit/05_training.ipynb #dc12b00a
 class Scorer:
     "A model on its device, with its loss function: measures, and changes nothing."
     def __init__(self,
@@ -278,7 +278,7 @@ class Scorer:
             total[1] += count
         return self.accelerator.reduce(total, "sum") if self.accelerator.num_processes > 1 else total
 
-# %% ../../nbs/toolkit/05_training.ipynb #4623c37d
+# %% ../../nbs/toolkit/05_training.ipynb #7ca33216
 def _divide_gradients(parameters: list[nn.Parameter], count: Tensor) -> None:
     "From the gradient of the sum to that of the mean."
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -293,7 +293,7 @@ def _update_weights(optimizer: torch.optim.Optimizer, factor: float, scaler: Any
         scaler.step(optimizer)
         scaler.update()
 
-# %% ../../nbs/toolkit/05_training.ipynb #1ba79b96
+# %% ../../nbs/toolkit/05_training.ipynb #8f529181
 class Engine(Scorer):
     "A model with its optimizer, on its device: takes steps."
     def __init__(self,
@@ -341,7 +341,7 @@ class Engine(Scorer):
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]: self.accelerator.scaler.load_state_dict(state["scaler"])
 
-# %% ../../nbs/toolkit/05_training.ipynb #0cb32933
+# %% ../../nbs/toolkit/05_training.ipynb #a2376a4b
 @dataclass
 class Progress:
     "Where a run is."
@@ -356,7 +356,7 @@ class Progress:
     count: float = 0. # since the last row of the history
     history: list[dict] = field(default_factory=list) # one row every so many steps, and one per validation
 
-# %% ../../nbs/toolkit/05_training.ipynb #09a9b34a
+# %% ../../nbs/toolkit/05_training.ipynb #02009396
 @contextmanager
 def signals_as_requests(
     stop: Callable[[str], None], # called with a reason at the first Ctrl-C or SIGTERM
@@ -373,7 +373,7 @@ def signals_as_requests(
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
 
-# %% ../../nbs/toolkit/05_training.ipynb #3e93ccec
+# %% ../../nbs/toolkit/05_training.ipynb #e1107ab8
 TIME_IS_UP = "minutes are over" # how that reason ends
 
 def _reason_to_stop(progress: Progress, config: TrainingConfig, total_steps: int) -> str | None:
@@ -382,7 +382,7 @@ def _reason_to_stop(progress: Progress, config: TrainingConfig, total_steps: int
     if config.patience is not None and progress.stale >= config.patience: return f"no better {config.best_metric} in {progress.stale} validations"
     if config.max_minutes is not None and progress.seconds >= 60 * config.max_minutes: return f"{config.max_minutes} {TIME_IS_UP}"
 
-# %% ../../nbs/toolkit/05_training.ipynb #8941b60a
+# %% ../../nbs/toolkit/05_training.ipynb #63ecd7c9
 def agree_to_stop(
     accelerator: Accelerator, # its processes all call this, at the same point
     wish: str | None, # why this process would like to stop; None if it would not
@@ -392,7 +392,7 @@ def agree_to_stop(
     anyone = accelerator.reduce(torch.tensor(float(wish is not None), device=accelerator.device), "sum")
     return next((reason for reason in gather_object([wish]) if reason is not None), None) if anyone else None
 
-# %% ../../nbs/toolkit/05_training.ipynb #137c0c1b
+# %% ../../nbs/toolkit/05_training.ipynb #59d803bb
 class Run:
     "The parts of a training run, and where it stands."
     def __init__(self,
@@ -423,7 +423,7 @@ class Run:
         "Ends the run after the present step, on every process; a `Trainer` saves a checkpoint."
         self.wish = self.wish or reason
 
-# %% ../../nbs/toolkit/05_training.ipynb #a0cdeedb
+# %% ../../nbs/toolkit/05_training.ipynb #52d941b8
 class Loop(Run):
     "Steps and epochs, from where `progress` stands until there is a reason to stop."
     def fit(self) -> list[dict]: # the history: rows with step, epoch, loss, learning_rate, gradient_norm; valid_loss and more at validations
@@ -462,7 +462,7 @@ class Loop(Run):
         "Whatever is due between two steps."
         self._finished()
 
-# %% ../../nbs/toolkit/05_training.ipynb #bfd718a5
+# %% ../../nbs/toolkit/05_training.ipynb #6bec1c6d
 class Callback:
     "Looks on while a `Trainer` works; override what you need. Methods are called on every process."
     def on_start(self, trainer: "Trainer") -> None: "Before the first step; `trainer.progress.step` is not 0 for a resumed run."
@@ -471,7 +471,7 @@ class Callback:
     def on_save(self, trainer: "Trainer", folder: Path) -> None: "A checkpoint has been written (by the main process)."
     def on_end(self, trainer: "Trainer") -> None: "After the last step, also when it failed."
 
-# %% ../../nbs/toolkit/05_training.ipynb #9c33e89a
+# %% ../../nbs/toolkit/05_training.ipynb #1f5e8d5e
 class WatchedLoop(Loop):
     "A loop that tells callbacks how it goes."
     def __init__(self,
@@ -503,10 +503,11 @@ class WatchedLoop(Loop):
     def _farewell(self) -> None:
         "Says so where the run was cut short by hand."
         if self.stop_reason != "interrupted" or not self.is_main: return
-        where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if self.folder else ""
+        saved = self.folder is not None and find_checkpoint(self.folder / "last") # nothing is there before the first step
+        where = f"; saved in {self.folder / 'last'}, and resume=True goes on from there" if saved else ""
         print(f"Interrupted after step {self.progress.step}{where}.", file=sys.stderr)
 
-# %% ../../nbs/toolkit/05_training.ipynb #95398f92
+# %% ../../nbs/toolkit/05_training.ipynb #809eae5a
 def _check_numbers(step: int, loss: float, count: float, norm: float, folder: Path | None = None, fp16: bool = False) -> None:
     "Raises FloatingPointError for a loss or gradient that is not finite (fp16's scaler expects such gradients), ValueError where nothing was counted."
     if count > 0 and math.isfinite(loss) and (math.isfinite(norm) or fp16): return
@@ -515,7 +516,7 @@ def _check_numbers(step: int, loss: float, count: float, norm: float, folder: Pa
     if not math.isfinite(loss): raise FloatingPointError(f"step {step}: the loss is {loss}{kept}")
     if not math.isfinite(norm): raise FloatingPointError(f"step {step}: the gradient's norm is {norm}, the loss {loss / count:.4g}{kept}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #39192ff9
+# %% ../../nbs/toolkit/05_training.ipynb #1cca48d6
 class _Numbers:
     "The totals of the steps, read as seldom as possible; time and speed."
     def __init__(self, folder: Path | None = None, fp16: bool = False):
@@ -550,7 +551,7 @@ class _Numbers:
         progress.loss_sum = progress.count = self.items = self.seconds = 0.
         return row
 
-# %% ../../nbs/toolkit/05_training.ipynb #8db3e9c3
+# %% ../../nbs/toolkit/05_training.ipynb #c4d83065
 class _Due(NamedTuple):
     "What comes after a step."
     validate: bool
@@ -563,7 +564,7 @@ def _what_is_due(progress: Progress, config: TrainingConfig, total_steps: int, e
     validate = progress.step >= total_steps or (epoch_ends if config.validate_every is None else every(config.validate_every))
     return _Due(validate, validate or epoch_ends or every(config.log_every), validate or epoch_ends or every(config.save_every))
 
-# %% ../../nbs/toolkit/05_training.ipynb #bf42f03a
+# %% ../../nbs/toolkit/05_training.ipynb #1baf458a
 class RecordedLoop(WatchedLoop):
     "A loop that keeps a history."
     def __init__(self, *args: Any, **settings: Any): # as for `WatchedLoop`
@@ -605,7 +606,7 @@ class RecordedLoop(WatchedLoop):
         if validate: self._note_best(row)
         self._tell("on_row", row)
 
-# %% ../../nbs/toolkit/05_training.ipynb #7ed7d450
+# %% ../../nbs/toolkit/05_training.ipynb #2ee25584
 def format_row(
     row: dict, # a row of the history
 ) -> str: # its values in one line
@@ -623,7 +624,7 @@ class ProgressBar(Callback):
         if trainer.config.best_metric in row: self.bar.write(format_row(row), file=sys.stderr)
     def on_end(self, trainer: "Trainer") -> None: self.bar.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #c10b5809
+# %% ../../nbs/toolkit/05_training.ipynb #079bd624
 class LogFile(Callback):
     "output_dir/train.log: the settings, each row of the history with time and speed, how it ended."
     def write(self, trainer: "Trainer", line: str) -> None:
@@ -634,7 +635,7 @@ class LogFile(Callback):
     def on_save(self, trainer: "Trainer", folder: Path) -> None: self.write(trainer, f"saved {folder.name} at step {trainer.progress.step}")
     def on_end(self, trainer: "Trainer") -> None: self.write(trainer, f"ended at step {trainer.progress.step}: {trainer.stop_reason}")
 
-# %% ../../nbs/toolkit/05_training.ipynb #135886a8
+# %% ../../nbs/toolkit/05_training.ipynb #2a237597
 class TensorBoard(Callback):
     "output_dir/tensorboard: every number of the history. Rows after the step that a run resumes from are replaced."
     def on_start(self, trainer: "Trainer") -> None:
@@ -645,13 +646,13 @@ class TensorBoard(Callback):
             if key != "step": self.writer.add_scalar(key, value, row["step"])
     def on_end(self, trainer: "Trainer") -> None: self.writer.close()
 
-# %% ../../nbs/toolkit/05_training.ipynb #eb4a67d5
+# %% ../../nbs/toolkit/05_training.ipynb #91b30b68
 def in_notebook() -> bool:
     "Whether a Jupyter kernel runs this."
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return shell is not None and hasattr(shell, "kernel")
 
-# %% ../../nbs/toolkit/05_training.ipynb #9e207825
+# %% ../../nbs/toolkit/05_training.ipynb #ce1f5c0e
 class LiveCurve(Callback):
     "The history as one figure in the notebook, updated in place."
     def __init__(self, seconds: float = 2.): # between two drawings
@@ -670,7 +671,7 @@ class LiveCurve(Callback):
         if "STAGE_STATIC" not in os.environ and time.monotonic() - self.drawn > self.seconds: self.draw(trainer)
     def on_end(self, trainer: "Trainer") -> None: self.draw(trainer)
 
-# %% ../../nbs/toolkit/05_training.ipynb #3bef4c04
+# %% ../../nbs/toolkit/05_training.ipynb #ec0940c4
 def default_callbacks(
     config: TrainingConfig, # progress, tensorboard, output_dir
 ) -> list[Callback]:
@@ -682,7 +683,7 @@ def default_callbacks(
     if config.output_dir is not None and config.tensorboard and find_spec("tensorboard"): callbacks.append(TensorBoard())
     return callbacks
 
-# %% ../../nbs/toolkit/05_training.ipynb #cf65a2b8
+# %% ../../nbs/toolkit/05_training.ipynb #03f52480
 class SavedLoop(RecordedLoop):
     "A loop that writes checkpoints: `output_dir/last` to resume from, `output_dir/best` to use."
     def __init__(self,
@@ -717,7 +718,7 @@ class SavedLoop(RecordedLoop):
         if self.folder is None: raise ValueError("output_dir is None: no checkpoint was written")
         load_weights(self.model, self.folder / "best")
 
-# %% ../../nbs/toolkit/05_training.ipynb #b73cb747
+# %% ../../nbs/toolkit/05_training.ipynb #61a16962
 def prepare_folder(folder: Path) -> None:
     "Creates the folder, and puts what a killed writer left in order. Raises `CheckpointError` where it cannot."
     try:
@@ -731,7 +732,7 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     (folder / "train.log").unlink(missing_ok=True)
 
-# %% ../../nbs/toolkit/05_training.ipynb #c4f4083c
+# %% ../../nbs/toolkit/05_training.ipynb #4adaf716
 def resume_run(
     trainer: SavedLoop, # is brought to where the checkpoint in output_dir/last stands
 ) -> None:
@@ -753,7 +754,7 @@ def resume_run(
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"is not from this Trainer: {type(error).__name__} {error}", place / "state.json") from error
 
-# %% ../../nbs/toolkit/05_training.ipynb #513705d5
+# %% ../../nbs/toolkit/05_training.ipynb #9093c7b4
 def start_run(
     trainer: SavedLoop, # whose run begins
 ) -> None:
@@ -776,7 +777,7 @@ def start_run(
     trainer.engine.share_weights()
     trainer.started = True
 
-# %% ../../nbs/toolkit/05_training.ipynb #b03cb4be
+# %% ../../nbs/toolkit/05_training.ipynb #ffd4a1fa
 def _validation_loss(engine: Scorer, batches: Iterable, seed: int) -> float:
     "The mean loss over everything that counts in the validation batches, on all processes."
     rank, world = engine.accelerator.process_index, engine.accelerator.num_processes
@@ -785,7 +786,7 @@ def _validation_loss(engine: Scorer, batches: Iterable, seed: int) -> float:
     if not count: raise ValueError("valid_batches: nothing was counted")
     return loss / count
 
-# %% ../../nbs/toolkit/05_training.ipynb #6c9daaad
+# %% ../../nbs/toolkit/05_training.ipynb #22a2ec89
 def _is_best(progress: Progress, config: TrainingConfig, row: dict) -> bool:
     "Compares a validation with the best one, and takes note of it."
     if config.best_metric not in row: raise ValueError(f"best_metric is {config.best_metric!r}, and validation gave {', '.join(list(row)[5:])}")
@@ -797,7 +798,7 @@ def _is_best(progress: Progress, config: TrainingConfig, row: dict) -> bool:
         return False
     return True
 
-# %% ../../nbs/toolkit/05_training.ipynb #5abbaa0b
+# %% ../../nbs/toolkit/05_training.ipynb #23bc4e1c
 class Trainer(SavedLoop):
     """The course's training loop: an `Engine` that takes steps, and everything around them.
 
@@ -835,7 +836,7 @@ class Trainer(SavedLoop):
         nothing_to_compare = self.valid_batches is None and self.evaluate is None
         if nothing_to_compare or _is_best(self.progress, self.config, row): self._save("best")
 
-# %% ../../nbs/toolkit/05_training.ipynb #a2b3a579
+# %% ../../nbs/toolkit/05_training.ipynb #7ee334fe
 def overfit_one_batch(
     model: nn.Module, # a copy is trained, without dropout; the model stays as it is
     batch: Any, # one batch, small
@@ -854,7 +855,7 @@ def overfit_one_batch(
         losses.append(loss / count)
     return losses
 
-# %% ../../nbs/toolkit/05_training.ipynb #d9dc914f
+# %% ../../nbs/toolkit/05_training.ipynb #6caac3eb
 def gradient_norms(
     model: nn.Module, # not changed; gradients of before are replaced
     batch: Any, # one batch
@@ -868,7 +869,7 @@ def gradient_norms(
     model.zero_grad()
     return norms
 
-# %% ../../nbs/toolkit/05_training.ipynb #ebe1025b
+# %% ../../nbs/toolkit/05_training.ipynb #bd038fd5
 def learning_rate_test(
     model: nn.Module, # a copy is trained; the model stays as it is
     batches: Iterable, # as for `Trainer`; gone through again where there are too few
