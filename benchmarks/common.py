@@ -3,7 +3,10 @@ import json
 import os
 import platform
 import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -51,6 +54,29 @@ def save(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def earlier_rows(
+    name: str, # of the benchmark
+    fresh: bool = False, # begin anew
+    **settings, # those that the earlier call must have had
+) -> list[dict]: # what an earlier, stopped call has measured
+    "Results to go on from."
+    path = RESULTS / f"{name}.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() and not fresh else {}
+    return old["results"] if old and all(old.get(key) == value for key, value in settings.items()) else []
+
+
+def side_by_side(
+    run: Callable[..., dict], # a run, in a process of its own
+    jobs: Iterable[tuple], # its arguments
+    workers: int, # processes at once
+) -> Iterator[dict]: # results, as they come
+    "Runs beside each other."
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for job in as_completed([pool.submit(run, *arguments) for arguments in jobs]):
+            print(job.result(), flush=True)
+            yield job.result()
 
 
 def table(rows: list[dict]) -> str:

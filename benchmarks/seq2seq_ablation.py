@@ -13,12 +13,10 @@ import random
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import RESULTS, save
+from common import earlier_rows, save, side_by_side
 
 from stage_modules.seq2seq.data import load_tatoeba, make_batch, split_pairs, tokenizer_from_json
 from stage_modules.seq2seq.evaluate import corpus_bleu, evaluate
@@ -156,16 +154,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a core each")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier, stopped call has measured")
     args = parser.parse_args()
-    place = RESULTS / "seq2seq_ablation.json"
-    old = json.loads(place.read_text(encoding="utf-8")) if place.exists() and not args.fresh else {}
-    rows = old["results"] if old.get("steps") == args.steps else []
-    todo = [(name, seed) for seed in range(args.seeds) for name in ATTENTIONS if not any((row["attention"], row["seed"]) == (name, seed) for row in rows)]
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        for job in as_completed([pool.submit(one_run, name, seed, args.steps) for name, seed in todo]):
-            rows.append(job.result())
-            print({key: rows[-1].get(key) for key in ("attention", "seed", "BLEU", "BLEU, beam 5", "alignment error", "training cpu seconds")}, flush=True)
-            rows.sort(key=lambda row: (list(ATTENTIONS).index(row["attention"]), row["seed"]))
-            save("seq2seq_ablation", rows, steps=args.steps, sizes=SIZES, attentions=ATTENTIONS, max_words=20, test_sentences=SCORED, held_out=HELD_OUT, threads_per_run=1)
+    rows = earlier_rows("seq2seq_ablation", args.fresh, steps=args.steps)
+    done = {(row["attention"], row["seed"]) for row in rows}
+    todo = [(name, seed, args.steps) for seed in range(args.seeds) for name in ATTENTIONS if (name, seed) not in done]
+    for row in side_by_side(one_run, todo, args.workers):
+        rows = sorted([*rows, row], key=lambda row: (list(ATTENTIONS).index(row["attention"]), row["seed"]))
+        save("seq2seq_ablation", rows, steps=args.steps, sizes=SIZES, attentions=ATTENTIONS, max_words=20, test_sentences=SCORED, held_out=HELD_OUT, threads_per_run=1)
     for row in summary(rows): print(json.dumps(row))
 
 

@@ -5,15 +5,12 @@
 Sentences as long as image captions (Tatoeba English-French pairs of 8 to 22 words), scored on 1,000 unseen English sentences, greedily and with a beam of five.
 Writes results/seq2seq_settings.json after each run and goes on where it was stopped (`--fresh` begins anew)."""
 import argparse
-import json
 import random
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import RESULTS, save, table
+from common import earlier_rows, save, side_by_side, table
 
 from stage_modules.seq2seq.data import load_tatoeba, split_pairs
 from stage_modules.seq2seq.evaluate import evaluate
@@ -51,19 +48,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a core each")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier, stopped call has measured")
     args = parser.parse_args()
-    place = RESULTS / "seq2seq_settings.json"
-    old = json.loads(place.read_text(encoding="utf-8")) if place.exists() and not args.fresh else {}
-    rows = old["results"] if (old.get("pairs"), old.get("limit_minutes")) == (args.pairs, args.minutes) else []
-    default = TrainConfig()
-    todo = [name for name, changed in ARMS.items() if (name == "the defaults" or any(getattr(default, key) != value for key, value in changed.items()))
-            and name not in {row["settings"] for row in rows}]
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        for job in as_completed([pool.submit(one_run, name, args.pairs, args.minutes) for name in todo]):
-            rows.append(job.result())
-            print(rows[-1], flush=True)
-            rows.sort(key=lambda row: list(ARMS).index(row["settings"]))
-            save("seq2seq_settings", rows, pairs=args.pairs, limit_minutes=args.minutes, threads_per_run=1, usual=USUAL,
-                 defaults={name: getattr(default, name) for name in USUAL | ALONE})
+    rows, default = earlier_rows("seq2seq_settings", args.fresh, pairs=args.pairs, limit_minutes=args.minutes), TrainConfig()
+    done = {row["settings"] for row in rows}
+    differs = lambda name: name == "the defaults" or any(getattr(default, key) != value for key, value in ARMS[name].items())
+    for row in side_by_side(one_run, [(name, args.pairs, args.minutes) for name in ARMS if differs(name) and name not in done], args.workers):
+        rows = sorted([*rows, row], key=lambda row: list(ARMS).index(row["settings"]))
+        save("seq2seq_settings", rows, pairs=args.pairs, limit_minutes=args.minutes, threads_per_run=1, usual=USUAL,
+             defaults={name: getattr(default, name) for name in USUAL | ALONE})
     print(table(rows))
 
 
