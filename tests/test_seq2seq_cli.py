@@ -338,7 +338,7 @@ def test_a_long_line_in_training_is_cut_and_counted(files: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize("flags, expected", [(["--beam_size", "0"], "beam_size is 0"), (["--batch_size", "0"], "batch_size is 0"),
-    (["--beam_size", "3", "--length_penalty", "-1"], "length_penalty is -1"), (["--output_dir", "{file}"], "File exists")])
+    (["--beam_size", "3", "--length_penalty", "-1"], "length_penalty is -1"), (["--output_dir", "{file}"], "is a file; results need a folder")])
 def test_a_wrong_evaluation_setting_is_one_line(flags: list[str], expected: str, whole: Path, files: dict[str, Path], capsys: pytest.CaptureFixture) -> None:
     assert evaluation(whole, files, *(flag.format(file=files["test"]) for flag in flags)) == 2
     said = capsys.readouterr().err
