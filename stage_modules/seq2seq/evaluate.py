@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'group_references', 'reference_streams', 'Score', 'corpus_bleu', 'corpus_chrf', 'Evaluation', 'evaluate',
            'EvaluateConfig', 'search_settings', 'read_test', 'gold_error', 'attention_metrics', 'run', 'statistics',
-           'statistics_lines', 'report', 'translation_rows', 'save_figure', 'write_results', 'check_place', 'complain',
+           'statistics_lines', 'report', 'translation_rows', 'save_figure', 'check_place', 'write_results', 'complain',
            'plain_warnings', 'main']
 
 # %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #b4d9c6bb
@@ -291,6 +291,14 @@ def save_figure(
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
+# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d7dc7e34
+def check_place(
+    folder: Path, # where results will go; need not be there
+) -> None:
+    "Raises NotADirectoryError if a file is in the way."
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir(): raise NotADirectoryError(f"{there} is a file; results need a folder")
+
 # %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #8350cf0d
 def write_results(
     folder: Path, # made if it is not there
@@ -306,14 +314,6 @@ def write_results(
     save_figure(comparison_bars(groups, title="BLEU by length of the source", xlabel="BLEU").figure, folder / "bleu_by_length.png")
     shares = {name.replace("_", " "): value for name, value in (results["attention"] or {}).items() if isinstance(value, float) and name != "spread_bits"}
     if shares: save_figure(comparison_bars(shares, title="What the attention does", xlabel="share, or weight for each source token").figure, folder / "attention.png")
-
-# %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #d7dc7e34
-def check_place(
-    folder: Path, # where results will go; need not be there
-) -> None:
-    "Raises NotADirectoryError if a file is in the way."
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir(): raise NotADirectoryError(f"{there} is a file; results need a folder")
 
 # %% ../../nbs/stage2_seq2seq/06_evaluate.ipynb #84aba422
 def complain(
