@@ -6,7 +6,7 @@
 __all__ = ['frechet_distance', 'neighbour_radii', 'PrecisionRecall', 'precision_recall', 'nearest_distances', 'outside_range',
            'QualityReport', 'measure_quality', 'SeedInterval', 'seed_interval']
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #4ce17c9b
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #d78dc5a7
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 from ..toolkit.errors import check_shape
 from .skeleton import Skeleton, joint_positions
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #8feb9f85
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #322473fd
 def _numbers(
     values: Any, # numpy array, tensor on any device, or nested lists
     name: str, # what the caller calls it, for the message
@@ -29,10 +29,11 @@ def _numbers(
     if hasattr(values, "detach"): values = values.detach().cpu().numpy()
     values = np.asarray(values, dtype=np.float64)
     check_shape(values, name, pattern, **sizes)
-    if len(bad := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))): raise ValueError(f"{name}: row {bad[0]} has a number that is not finite")
+    finite = np.isfinite(values).all(tuple(range(1, values.ndim))) # of each row
+    if not finite.all(): raise ValueError(f"{name}: row {np.argmin(finite)} has a number that is not finite")
     return values
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #a25a6877
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #fa58fd86
 def frechet_distance(
     a: Any, # one set of points, (N, D)
     b: Any, # another, (M, D)
@@ -48,7 +49,7 @@ def frechet_distance(
     spread = sum(np.sum(r**2) for r in roots) - 2 * np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     return float(mean @ mean + max(spread, 0.))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #f920b10e
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #4c0af110
 def _blocks(
     rows: int, # points that are compared
     columns: int, # with so many others
@@ -58,7 +59,7 @@ def _blocks(
     step = max(most // max(columns, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #2aa0f73d
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #86efca10
 def neighbour_radii(
     points: Any, # (N, D)
     k: int = 5, # which neighbour
@@ -73,13 +74,13 @@ def neighbour_radii(
         radii[rows] = np.partition(distances, k - 1)[:, k - 1]
     return radii
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #bfd07791
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #7ceb6088
 class PrecisionRecall(NamedTuple):
     "How two sets of points overlap, as shares from 0 to 1."
     precision: float # of the fake points, those within the real set's balls
     recall: float # of the real points, those within the fake set's balls
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #d87ad063
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #0c70bbae
 def precision_recall(
     real: Any, # (M, D)
     fake: Any, # (N, D)
@@ -98,7 +99,7 @@ def precision_recall(
         recalled |= (distances <= fake_radii[rows, None]).any(0)
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #22526c61
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #2c9f248d
 def nearest_distances(
     a: Any, # poses as joint positions, (N, J, 3)
     b: Any, # where to look for the nearest one, (M, J, 3)
@@ -113,7 +114,7 @@ def nearest_distances(
     for rows in _blocks(len(a), len(b)): nearest[rows] = sum(cdist(a[rows, j], b[:, j]) for j in range(a.shape[1])).min(1)
     return nearest / a.shape[1]
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #b8649e58
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #002cec27
 def outside_range(
     poses: Any, # (N, D), for instance rotation vectors in radians
     train: Any, # (K, D), what was seen
@@ -125,7 +126,7 @@ def outside_range(
     if not len(poses) or not len(train): raise ValueError(f"outside_range: {len(poses)} poses and {len(train)} to compare with")
     return float(np.mean((poses < train.min(0) - tolerance) | (poses > train.max(0) + tolerance)))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #70ae3f10
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #ae4f1535
 @dataclass
 class QualityReport:
     "What generated poses score, each figure beside what real poses score in their place (`..._floor`)."
@@ -160,7 +161,7 @@ class QualityReport:
             row("nearer than 99 % of held-out poses", "copies", ".3f"), row("rotations outside training's range", "outside", ".4f"),
             f"{self.samples} samples, {self.held_out} held-out and {self.train} training poses; real: {self.floor_samples} training poses in the samples' place"])
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #ade149c7
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #17f1305f
 def measure_quality(
     samples: Any, # generated poses, (N, 72), rotation vectors in radians
     held_out: Any, # real poses that training did not see, (M, 72)
@@ -189,14 +190,14 @@ def measure_quality(
         float(np.mean(near < closest)), float(np.mean(near_real < closest)), outside_range(samples, train), outside_range(held_out, train),
         len(samples), len(held_out), len(train), count, k)
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #69afc358
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #ec6ad110
 class SeedInterval(NamedTuple):
     "A mean over runs that differ in their seed, and how far it can be trusted."
     mean: float
     low: float # lower end of the interval
     high: float # upper end
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #1c70fd07
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #c8a07f17
 def seed_interval(
     values: Sequence[float], # one figure for each seed, or the difference of two models with the same seed
     confidence: float = .95, # how often such an interval holds the true mean
