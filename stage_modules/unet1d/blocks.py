@@ -5,29 +5,29 @@
 # %% auto #0
 __all__ = ['SHORT', 'time_features', 'TimeEmbedding', 'convolve_by_product', 'Conv3', 'ResBlock1D', 'SelfAttention1D']
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #b4d31788
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #7b26c863
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention.multihead import split_heads, join_heads
+from ..attention.multihead import join_heads, split_heads
 from ..attention.positions import sinusoidal_positions
 from ..attention.scaled_dot_product import scaled_dot_product_attention
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #dd403eca
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #6fec15b0
 def time_features(
     time: Tensor, # how noisy, on the scale of steps 0 to 999, whole or not, (B,)
-    dim: int, # size of the vectors; ValueError if it is odd
-) -> Tensor: # float32 between -1 and 1, (B, dim)
+    dim: int, # size of the vectors, D; ValueError if it is odd
+) -> Tensor: # float32 between -1 and 1, (B, D)
     "The position code of stage 1, for a time instead of a place (Ho et al. 2020, appendix B)."
     check_shape(time, "time", "B")
     where = time.cpu() if time.device.type == "mps" else time # no float64 there
     return sinusoidal_positions(where, dim).to(time.device)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #65139a91
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #35fd2271
 class TimeEmbedding(nn.Module):
-    "Time features, then two linear layers."
+    "Time features, then two linear layers with a GELU between them."
     def __init__(self,
         dim: int, # of the time features, even
         time_emb_dim: int, # of the result
@@ -42,9 +42,9 @@ class TimeEmbedding(nn.Module):
         "What all blocks are told about the time."
         return self.net(time_features(time, self.dim).to(self.net[0].weight.dtype))
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #28ed4562
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #b6eebe09
 def convolve_by_product(
-    x: Tensor, # (B, C, L)
+    x: Tensor, # features, (B, C, L)
     weight: Tensor, # (O, C, 3)
     bias: Tensor, # (O,)
 ) -> Tensor: # (B, O, L)
@@ -54,7 +54,7 @@ def convolve_by_product(
     windows = torch.cat([rows[:, k:k + L] for k in range(3)], -1) # (B, L, 3 C)
     return F.linear(windows, weight.transpose(1, 2).flatten(1), bias).transpose(1, 2).contiguous()
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #3e24a350
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #cb149103
 SHORT = 24 # positions up to which the product is the faster way, on the processors where we measured
 
 class Conv3(nn.Conv1d):
@@ -66,13 +66,13 @@ class Conv3(nn.Conv1d):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self,
-        x: Tensor, # (B, C, L)
+        x: Tensor, # features, (B, C, L)
     ) -> Tensor: # (B, O, L)
         "The same numbers either way."
         if x.device.type == "cpu" and x.shape[-1] <= SHORT: return convolve_by_product(x, self.weight, self.bias)
         return super().forward(x)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #522dd73a
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #8139ad7f
 class ResBlock1D(nn.Module):
     "Twice convolution, batch norm and GELU, told the time in between, beside a short cut (He et al. 2016)."
     def __init__(self,
@@ -94,7 +94,7 @@ class ResBlock1D(nn.Module):
         hidden = F.gelu(self.norm1(self.conv1(x))) + self.time(time).unsqueeze(-1)
         return F.gelu(self.norm2(self.conv2(hidden))) + self.skip(x)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #a3dd55ed
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #16687d95
 class SelfAttention1D(nn.Module):
     "Every position looks at every other, with several heads, beside a short cut; it knows the time and no positions."
     def __init__(self,
@@ -116,7 +116,8 @@ class SelfAttention1D(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]: # features (B, C, L); with weights (B, H, L, L)
         "Attention over positions (Vaswani et al. 2017, section 3.2)."
         hidden = self.norm(x) + self.time(time).unsqueeze(-1)
-        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv(hidden).transpose(1, 2).chunk(3, -1))
+        mixed = self.qkv(hidden).transpose(1, 2).contiguous() # (B, L, 3 C); the fused kernel wants each place's numbers side by side
+        query, key, value = (split_heads(part, self.num_heads) for part in mixed.chunk(3, -1))
         context, weights = scaled_dot_product_attention(query, key, value, need_weights=need_weights)
         out = x + self.proj(join_heads(context).transpose(1, 2))
         return (out, weights) if need_weights else out
