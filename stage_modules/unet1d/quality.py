@@ -7,7 +7,7 @@ __all__ = ['ROWS', 'FLOOR_DRAWS', 'frechet_distance', 'neighbour_radii', 'Precis
            'nearest_distances', 'outside_range', 'QualityReport', 'quality_table', 'measure_quality', 'SeedInterval',
            'seed_interval']
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #404b5d84
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #d9b143d3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from ..toolkit.errors import check_shape
 from .skeleton import Skeleton, forward_kinematics
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #5cef9319
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #eb939470
 def _numbers(
     values: Any, # numpy array, tensor on any device, or nested lists
     name: str, # what the caller calls it, for the message
@@ -34,7 +34,7 @@ def _numbers(
     if not finite.all(): raise ValueError(f"{name}: row {np.argmin(finite)} has a number that is not finite")
     return values
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #df67d634
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #d4b47527
 def frechet_distance(
     a: Any, # one set of points, (N, D)
     b: Any, # another, (M, D)
@@ -50,7 +50,7 @@ def frechet_distance(
     spread = sum(np.sum(r**2) for r in roots) - 2 * np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     return float(mean @ mean + max(spread, 0.))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #f6a805a3
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #62a368c3
 def _blocks(
     rows: int, # points that are compared
     columns: int, # with so many others
@@ -60,7 +60,7 @@ def _blocks(
     step = max(most // max(columns, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #1b76ede1
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #b19d937c
 def neighbour_radii(
     points: Any, # (N, D)
     k: int = 5, # which neighbour
@@ -75,13 +75,13 @@ def neighbour_radii(
         radii[rows] = np.partition(distances, k - 1)[:, k - 1]
     return radii
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #8e9fc44b
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #31531dcb
 class PrecisionRecall(NamedTuple):
     "How two sets of points overlap, as shares from 0 to 1."
     precision: float # of the fake points, those within the real set's balls
     recall: float # of the real points, those within the fake set's balls
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #7498c17c
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #76925210
 def precision_recall(
     real: Any, # (M, D)
     fake: Any, # (N, D)
@@ -100,7 +100,7 @@ def precision_recall(
         recalled |= (distances <= fake_radii[rows, None]).any(0)
     return PrecisionRecall(float(precise.mean()), float(recalled.mean()))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #94cdcaed
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #aa473e60
 def nearest_distances(
     a: Any, # poses as joint positions, (N, J, 3)
     b: Any, # where to look for the nearest one, (M, J, 3)
@@ -115,7 +115,7 @@ def nearest_distances(
     for rows in _blocks(len(a), len(b)): nearest[rows] = sum(cdist(a[rows, j], b[:, j]) for j in range(a.shape[1])).min(1)
     return nearest / a.shape[1]
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #1cdb1ed0
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #1cb0c49d
 def outside_range(
     poses: Any, # (N, D), for instance rotation vectors in radians
     train: Any, # (K, D), what was seen
@@ -127,7 +127,7 @@ def outside_range(
     if not len(poses) or not len(train): raise ValueError(f"outside_range: {len(poses)} poses and {len(train)} to compare with")
     return float(np.mean((poses < train.min(0) - tolerance) | (poses > train.max(0) + tolerance)))
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #21ab2a8d
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #c2c6753f
 @dataclass
 class QualityReport:
     "What generated poses score, each figure beside what real poses score in their place (`..._floor`)."
@@ -159,12 +159,12 @@ class QualityReport:
 
     def __str__(self) -> str: return quality_table({"samples": self})
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #a8fea781
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #039adae7
 ROWS = {"frechet": ("Frechet distance to held-out, cm²", ".1f"), "frechet_train": ("Frechet distance to training, cm²", ".1f"),
         "precision": ("precision", ".2f"), "recall": ("recall", ".2f"), "nearest": ("nearest training pose, cm per joint", ".2f"),
         "copies": ("nearer to it than 99 % of held-out", ".3f"), "outside": ("rotations beyond training's range", ".4f")} # what a report prints
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #4ae95d70
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #e259ba46
 def quality_table(
     reports: Mapping[str, QualityReport], # by name, all against the same real poses
 ) -> str: # a row for each figure, a column for each name, and the floor last
@@ -179,7 +179,7 @@ def quality_table(
     lines.append(f"{first.samples} samples, {first.held_out} held-out and {first.train} training poses; real: {first.floor_samples} training poses as samples")
     return "\n".join(lines + [f"precision and recall: {first.k} neighbours among {first.neighbour_poses} poses of each set, or all where there are fewer"])
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #3abc0d1c
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #7d7b6440
 FLOOR_DRAWS = 8 # a single draw is up to twice as far as another
 
 def _draw(
@@ -191,7 +191,7 @@ def _draw(
     order = np.random.default_rng(seed).permutation(len(poses))
     return poses[order[:count]], poses[order[count:]]
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #e35cbdee
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #65382f2d
 def measure_quality(
     samples: Any, # generated poses, (N, 72), rotation vectors in radians
     held_out: Any, # real poses that training did not see, (M, 72)
@@ -220,14 +220,14 @@ def measure_quality(
         *overlap.ravel(), *map(np.median, near), *(np.mean(x < np.quantile(near[1], .01)) for x in near), *(outside_range(x, rotations[2]) for x in rotations[:2])]
     return QualityReport(*map(float, pairs), *map(len, rotations), count, k, neighbour_poses)
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #111b9430
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #87819bfa
 class SeedInterval(NamedTuple):
     "A mean over runs that differ in their seed, and how far it can be trusted."
     mean: float
     low: float # lower end of the interval
     high: float # upper end
 
-# %% ../../nbs/stage3_unet1d/07_quality.ipynb #19fd59e7
+# %% ../../nbs/stage3_unet1d/07_quality.ipynb #d68ce1df
 def seed_interval(
     values: Sequence[float], # one figure for each seed, or the difference of two models with the same seed
     confidence: float = .95, # how often such an interval holds the true mean
