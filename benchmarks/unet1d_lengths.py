@@ -49,7 +49,7 @@ def passes(C: int, L: int, batch: int, heads: int, device: str) -> dict[str, Cal
         return run
 
     def projected():
-        q, k, v = (split_heads(part, heads) for part in attention.qkv(x).transpose(1, 2).chunk(3, -1))
+        q, k, v = (split_heads(part, heads) for part in attention.qkv(x).transpose(1, 2).contiguous().chunk(3, -1))
         return attention.proj(join_heads(q + k + v).transpose(1, 2)) # in place of attention: a sum, which costs little
 
     own = lambda *modules: [x, *(p for m in modules for p in m.parameters())]
