@@ -239,7 +239,8 @@ class Sampler:
         values: Tensor, # z-scores, (..., D)
     ) -> np.ndarray: # float32, in the unit of the data
         "From z-scores to poses. Raises FloatingPointError where a number is not finite."
-        poses = np.asarray(self.normaliser.denormalise(values.float().cpu().flatten(0, -2).numpy()), np.float32).reshape(values.shape)
+        with np.errstate(over="ignore", invalid="ignore"): # what is too large for float32 is told below
+            poses = np.asarray(self.normaliser.denormalise(values.float().cpu().flatten(0, -2).numpy()), np.float32).reshape(values.shape)
         if not np.isfinite(poses).all(): raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(poses))} of {poses.size} sampled numbers are not finite")
         return poses
 

@@ -145,8 +145,8 @@ def read_data(
 def block_length(
     clips: Sequence[Clip], # all there are
 ) -> float: # seconds
-    "A second, or a twentieth of all where that is shorter."
-    return min(1., max(sum(clip.seconds for clip in clips) / 20, 1 / clips[0].fps))
+    "Half a second, or a twentieth of all where that is shorter."
+    return min(.5, max(sum(clip.seconds for clip in clips) / 20, 1 / clips[0].fps))
 
 def split_data(
     clips: Sequence[Clip], # all there are
@@ -154,7 +154,7 @@ def split_data(
 ) -> PoseSplit:
     "Train, valid and test. Raises DataError where there is too little."
     block = block_length(clips)
-    try: split = split_clips(clips, method=config.split, block=block, gap=block / 4, seed=config.split_seed)
+    try: split = split_clips(clips, method=config.split, block=block, gap=block / 2, seed=config.split_seed)
     except DataError as error: raise DataError(error.message, error.path or config.data_path) from None
     for name in "train", "valid":
         if len(getattr(split, name)) < 2: raise DataError(f"too few poses: {len(getattr(split, name))} are left to {name}, and it takes 2", config.data_path)
@@ -324,8 +324,10 @@ def prepare(
     config = decide(config, pair, batches, len(train), earlier)
     config = replace(config, output_dir=config.folder and str(config.folder), exp_name=".") # the Trainer's folder is the run's own
     files = {NORMALISER: json.loads(normaliser.to_json())} | ({SKELETON: json.loads(skeleton.to_json())} if skeleton else {})
-    return Trainer(pair, config, batches, PoseLoss(build_process(config), config.seed), valid_batches(valid, 2 * config.batch_size),
-                   callbacks=[KeepAverage()], files=files, optimizer=make_adamw(pair, config)), split
+    trainer = Trainer(pair, config, batches, PoseLoss(build_process(config), config.seed), valid_batches(valid, 2 * config.batch_size),
+                      callbacks=[KeepAverage()], files=files, optimizer=make_adamw(pair, config))
+    trainer.callbacks.insert(0, EpochClock()) # before those that write rows down
+    return trainer, split
 
 # %% ../../nbs/stage3_unet1d/08_train.ipynb #e688abc3
 @dataclass
