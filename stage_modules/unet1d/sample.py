@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'AVERAGE', 'NORMALISER', 'SKELETON', 'SOLVER', 'SHOWN', 'MOVING', 'GeneratorConfig', 'build_model',
-           'build_process', 'check_generator', 'config_from', 'short', 'generator_weights', 'model_from',
+           'build_process', 'short', 'check_generator', 'config_from', 'generator_weights', 'model_from',
            'normaliser_from', 'skeleton_from', 'start_noise', 'choose_solver', 'Samples', 'Sampler', 'check_request',
            'PoseGenerator', 'check_middle', 'save_generator', 'written_beside', 'check_output', 'SampleConfig',
            'prepare_samples', 'write_samples', 'complain', 'main']
@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from ..seq2seq.translate import checkpoint_place
 from ..toolkit.checkpoints import Checkpoint, fill_model, load_checkpoint, save_checkpoint
-from ..toolkit.errors import CheckpointError, DataError
+from ..toolkit.errors import CheckpointError, DataError, check_shape
 from .diffusion import DDPM
 from .flow import FlowMatching, make_process
 from .model import UNet1D
@@ -69,6 +69,15 @@ def build_process(
     return make_process(config.model_type, num_timesteps=config.timesteps, schedule=config.noise_schedule)
 
 # %% ../../nbs/stage3_unet1d/09_sample.ipynb #48a3d674
+def short(
+    value: Any, # anything
+    most: int = 60, # characters
+) -> str:
+    "A value for a message of one line."
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."
+
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #ed82e696
 LARGEST = {"pose_dim": 2**20, "base_channels": 2**16, "time_emb_dim": 2**16, "mid_num_heads": 2**16, "timesteps": 100_000} # the most that makes sense
 
 def check_generator(
@@ -76,7 +85,7 @@ def check_generator(
 ) -> nn.Module: # the network without memory, to compare shapes with
     "Raises ValueError that names the first setting that makes no sense."
     def need(good: bool, name: str, expected: str) -> None:
-        if not good: raise ValueError(f"{name} is {getattr(config, name)!r}, expected {expected}")
+        if not good: raise ValueError(f"{name} is {short(getattr(config, name))}, expected {expected}")
     for name, values in {"model_type": ("ddpm", "flow"), "positions": ("numbers", "joints"), "noise_schedule": ("linear", "cosine")}.items():
         need(getattr(config, name) in values, name, "one of " + ", ".join(values))
     for name, most in LARGEST.items(): need(1 <= getattr(config, name) <= most, name, f"1 to {most}")
@@ -109,14 +118,6 @@ def config_from(
     try: check_generator(config)
     except (ValueError, RuntimeError) as error: raise CheckpointError(str(error), path) from error
     return config
-
-def short(
-    value: Any, # anything
-    most: int = 60, # characters
-) -> str:
-    "A value for a message of one line."
-    text = repr(value)
-    return text if len(text) <= most else text[:most] + "..."
 
 # %% ../../nbs/stage3_unet1d/09_sample.ipynb #6520337d
 AVERAGE = "average.module." # what the names of averaged weights begin with
@@ -157,8 +158,8 @@ def normaliser_from(
     if NORMALISER not in checkpoint.files: raise CheckpointError(f"is not of a pose generator: {NORMALISER} is missing", place)
     try:
         found = Normaliser.from_json(json.dumps(checkpoint.files[NORMALISER]))
-        width = len(found.denormalise(np.zeros((1, config.pose_dim), np.float32))[0])
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        check_shape(found.mean, "mean", "D", D=config.pose_dim)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error: # ShapeError is a ValueError
         raise CheckpointError(f"is not a normaliser for {config.pose_dim} numbers: {short(str(error), 200)}", place / NORMALISER) from error
     return found
 
@@ -425,7 +426,7 @@ def main(
         settings = (config.num_samples, config.batch_size, config.num_steps, config.solver, config.seed, config.progress)
         drawn = generator.sample_path(*settings) if config.save_animation else Samples(generator.sample(*settings), np.empty(0), np.empty(0))
         files = write_samples(config, drawn, generator.skeleton)
-    except (CheckpointError, DataError, ValueError, OSError, ArithmeticError, RuntimeError) as error: return complain(error)
+    except (CheckpointError, DataError, ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error: return complain(error)
     except KeyboardInterrupt: return 130
     print(f"{len(drawn.poses)} samples of {generator.config.model_type} with mid_structure {generator.config.mid_structure}: {', '.join(files)}")
     return 0
