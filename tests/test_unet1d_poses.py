@@ -1,6 +1,6 @@
 """Poses: made ones that are bodies, splits that keep their distance, scaling that comes back, and files that are not what they should be.
 
-Broken on purpose to see each test fail: no gap, a gap on one side only, the mean of the whole data, a constant divided by its rounding, pickles let through."""
+Broken on purpose to see each test fail: no gap, a gap on one side only, the same luck for every person, knees and elbows the wrong way, a constant divided by its rounding, pickles let through."""
 import itertools
 import json
 import subprocess

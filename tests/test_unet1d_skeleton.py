@@ -1,6 +1,6 @@
 """Bones and motions, against an arithmetic of their own, against geometry, and against files that are not what they should be.
 
-Broken on purpose to see each test fail: turns applied in the other order, the bones' own axes left out, a whole turn taken twice, a frame's end not checked."""
+Broken on purpose to see each test fail: turns applied in the other order, the bones' own axes left out, whole turns overlooked, a frame's end not checked."""
 import math
 import random
 from pathlib import Path
