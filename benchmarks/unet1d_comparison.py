@@ -1,6 +1,6 @@
 """Convolution against attention in the middle of the UNet, and joints against numbers as tokens: loss, convergence, quality, time, memory, size; three seeds each.
 
-    python benchmarks/unet1d_comparison.py                          all of it (about an hour and a half on two cores)
+    python benchmarks/unet1d_comparison.py                          all of it (about half an hour on two cores)
     python benchmarks/unet1d_comparison.py --seeds 1 --steps 200 --samples 200 --name look   a look (three minutes)
     python benchmarks/unet1d_comparison.py --data procedural        without a download
     python benchmarks/unet1d_comparison.py --model_type ddpm        noise prediction and DDIM in place of flow matching
@@ -153,9 +153,9 @@ def main() -> None:
     parser.add_argument("--data", choices=["cmu", "procedural"], default="cmu", help="real clips, or the built-in walks, runs and jumps")
     parser.add_argument("--model_type", choices=["flow", "ddpm"], default="flow", help="what is learned")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which of them", metavar="NAME")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant")
-    parser.add_argument("--base_channels", type=int, default=64, help="channels of the first level")
+    parser.add_argument("--base_channels", type=int, default=32, help="channels of the first level")
     parser.add_argument("--batch_size", type=int, default=64, help="poses in a step")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="highest value of the cosine schedule")
     parser.add_argument("--samples", type=int, default=1000, help="poses drawn for the quality")
