@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stage_modules.toolkit.errors import ShapeError
-from stage_modules.unet1d.diffusion import DDPM, PointDenoiser, ask_model, evaluation_mode, fit_points, placement, spaced_steps, spiral, walk
+from stage_modules.unet1d.diffusion import (
+    DDPM,
+    PointDenoiser,
+    ask_model,
+    evaluation_mode,
+    fit_points,
+    placement,
+    spaced_steps,
+    spiral,
+    walk,
+)
 from stage_modules.unet1d.flow import LOOKS, STEPS, FlowMatching, make_process
 
 fixed = settings(derandomize=True, deadline=None, max_examples=50)
@@ -526,4 +536,4 @@ def test_on_a_gpu_the_same_generator_gives_the_same_samples(process, options):
 def test_the_modules_do_not_need_diffusers():
     import subprocess
     code = "import sys; sys.modules['diffusers'] = None; sys.modules['fastcore'] = None; import stage_modules.unet1d.flow as f; f.make_process('ddpm')"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
