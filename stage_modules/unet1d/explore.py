@@ -9,7 +9,7 @@ __all__ = ['COLOURS', 'SHADOW', 'RING', 'DEMO_FOLDER', 'NEW_PEOPLE', 'positions_
            'far_off', 'draw_denoising', 'pose_explorer', 'attention_parts', 'input_reach', 'mid_weights',
            'draw_mid_attention']
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #09f6ce47
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #3a70ef3a
 import io
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -36,13 +36,13 @@ from .flow import FlowMatching
 from .model import UNet1D
 from .poses import make_poses
 from .sample import PoseGenerator
-from .skeleton import JOINTS, POSE_DIM, Skeleton, default_skeleton, forward_kinematics
+from .skeleton import JOINTS, POSE_DIM, Skeleton, forward_kinematics
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #3c489af8
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #31a0a184
 COLOURS = {"right": PALETTE[1], "middle": "#4D4D4D", "left": PALETTE[0]} # of a body's sides, as the skeleton names them
 SHADOW, RING = "#DDDDDD", "#AAAAAA" # on the ground
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #dcba5920
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #afc13ac6
 def positions_of(
     poses: Any, # (N, 72) radians or (N, P, 3) cm; an array, a tensor, or a list of single ones
     skeleton: Skeleton, # with P points
@@ -54,7 +54,7 @@ def positions_of(
     else: check_shape(poses, "poses", f"N {POSE_DIM}")
     return poses if poses.ndim == 3 else forward_kinematics(poses, skeleton)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #5e1f39f7
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #04902ecd
 def plot_points(
     positions: np.ndarray, # x left, y up, z forward, (..., P, 3)
 ) -> np.ndarray: # forward, left, up, (..., P, 3)
@@ -64,14 +64,14 @@ def plot_points(
     turned[..., 2] -= turned[..., 2].min(-1, keepdims=True)
     return turned
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #d3676c3d
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #7bbae095
 def room_for(
     points: np.ndarray, # of all bodies that share a figure, from `plot_points`, (N, P, 3)
 ) -> tuple[float, float]: # half the width, and the height, cm
     "A box that holds every body and is at least a metre wide and high."
     return max(50., float(np.abs(points[..., :2]).max())), max(100., float(points[..., 2].max()))
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #856a94b6
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #bc34abd7
 def prepare_axes(
     ax: Axes3D, # with nothing in it
     room: tuple[float, float], # from `room_for`
@@ -80,14 +80,15 @@ def prepare_axes(
     "Seen from the front right, and one centimetre as long in every direction."
     reach, height = room
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(0, height), proj_type="ortho")
-    ax.set_box_aspect((2 * reach, 2 * reach, height), zoom=0.95 if labels else 1.5)
+    box = np.array([2 * reach, 2 * reach, height])
+    ax.set_box_aspect(box, zoom=0.95 if labels else 1.08 * np.linalg.norm(box) / max(height + 20, 2 * reach)) # as large as fits, with half the ring below
     ax.view_init(elev=12, azim=-55)
     turn = np.linspace(0, 2 * np.pi, 60)
     ax.plot(50 * np.cos(turn), 50 * np.sin(turn), 0, color=RING, lw=0.8, clip_on=False)[0].set_in_layout(False) # the axes do not shrink to make room for it
     if not labels: return ax.set_axis_off()
     ax.set(xlabel="forward (cm)", ylabel="left (cm)", zlabel="up (cm)", xticks=[-50, 0, 50], yticks=[-50, 0, 50], zticks=range(0, int(height) + 1, 50))
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #80cf0436
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #eb2793a3
 class Body:
     "One stick figure: bones by side, a head where the skeleton has one, a shadow. `move` puts it into a pose."
     def __init__(self,
@@ -110,7 +111,7 @@ class Body:
         for part, line in self.lines.items(): line.set_segments((points * [1, 1, part != "shadow"])[self.parts[part]])
         if self.top is not None: self.head.set_data_3d(*points[self.top, :, None])
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #73692cee
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #bef7de15
 def add_legend(
     figure: Figure, # with bodies in it
 ) -> None:
@@ -118,7 +119,7 @@ def add_legend(
     handles = [Line2D([], [], color=colour, lw=2.5, label=side) for side, colour in COLOURS.items()]
     figure.legend(handles=[*handles, Line2D([], [], color=RING, lw=1, label="ring: 1 m")], loc="outside lower center", ncols=4, fontsize=9, columnspacing=1.2, handlelength=1.5)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #026db908
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #e2fa04ab
 def draw_pose(
     pose: Any, # (72,) radians, or positions (P, 3) cm
     skeleton: Skeleton, # with P points
@@ -130,30 +131,31 @@ def draw_pose(
     "One body in three dimensions. Raises ShapeError for anything but a pose."
     points = plot_points(positions_of([pose], skeleton))
     alone = ax is None
-    if alone: ax = plt.figure(figsize=(4.2, 4.4), layout="constrained").add_subplot(projection="3d")
+    if alone: ax = plt.figure(figsize=(4.2, 4.6), layout="constrained").add_subplot(projection="3d")
     prepare_axes(ax, room or room_for(points), labels)
     Body(ax, skeleton, 2.4).move(points[0])
     if title: ax.set_title(title, loc="left" if alone else "center", fontsize=11 if alone else 9)
     if alone: add_legend(ax.figure)
     return ax
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #a488984c
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #275cb04b
 def stage_bodies(
     count: int, # of bodies
     skeleton: Skeleton, # with P points
     room: tuple[float, float], # from `room_for`
     columns: int = 6, # bodies in a row
+    size: float = 1.4, # inches to a body
 ) -> tuple[Figure, list[Body]]: # to be moved into their poses
     "A figure with so many bodies and a legend."
     across = min(columns, count)
     down = -(-count // across)
-    figure = plt.figure(figsize=(max(1.4 * across, 3.6), 0.6 + 1.9 * down), layout="constrained")
+    figure = plt.figure(figsize=(max(size * across, 3.6), 0.6 + (size + 0.5) * down), layout="constrained")
     axes = [figure.add_subplot(down, across, n + 1, projection="3d") for n in range(count)]
     for ax in axes: prepare_axes(ax, room)
     add_legend(figure)
     return figure, [Body(ax, skeleton) for ax in axes]
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #78ed4dbf
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #381d0262
 def draw_poses(
     poses: Any, # (N, 72) radians or positions (N, P, 3) cm, or a list of single ones
     skeleton: Skeleton, # with P points
@@ -161,19 +163,20 @@ def draw_poses(
     title: str | None = None, # of the figure: what to see
     columns: int = 6, # bodies in a row
     room: tuple[float, float] | None = None, # half the width and the height, cm; None: enough for the largest
+    size: float = 1.4, # inches to a body
 ) -> Figure:
     "Many bodies on one scale. Raises ShapeError where poses or titles do not fit, ValueError where there is no pose."
     points = plot_points(positions_of(poses, skeleton))
     if not len(points): raise ValueError("there is no pose to draw")
     if titles is not None: check_shape(np.empty(len(titles)), "titles", "N", N=len(points))
-    figure, bodies = stage_bodies(len(points), skeleton, room or room_for(points), columns)
+    figure, bodies = stage_bodies(len(points), skeleton, room or room_for(points), columns, size)
     for n, body in enumerate(bodies):
         body.move(points[n])
         if titles is not None: body.ax.set_title(titles[n], loc="center", fontsize=9)
     if title: figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #b94abec3
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #f1370623
 def compare_poses(
     real: Any, # (N, 72) radians or positions (N, P, 3) cm
     sampled: Any, # the same, as many
@@ -187,7 +190,7 @@ def compare_poses(
     check_shape(both[1], "sampled", "N P 3", N=N)
     return draw_poses(np.concatenate(both), skeleton, [f"{name} {n + 1}" for name in names for n in range(N)], title, columns=N)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #64225e4a
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #42880255
 def flat_palette(
     colours: Sequence[str] = (*COLOURS.values(), RING, "#262626"), # of bones, ring and text
     shades: int = 5, # steps from white to each
@@ -199,7 +202,7 @@ def flat_palette(
     palette.putpalette(np.concatenate(rows).round().astype(np.uint8).tobytes())
     return palette
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #37685979
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #0e1b476c
 class Animation:
     """Pictures that play by themselves wherever a picture is shown, without a kernel and without a script.
 
@@ -234,7 +237,7 @@ class Animation:
     def __repr__(self) -> str: return f"Animation of {len(self.frames)} frames, {' x '.join(map(str, self.frames[0].size))}"
     def _repr_png_(self) -> bytes: return self.encode()
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #a32791a2
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #5604cb73
 def draw_frames(
     points: np.ndarray, # from `plot_points`, (K, N, P, 3)
     skeleton: Skeleton, # with P points
@@ -256,7 +259,7 @@ def draw_frames(
             yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     finally: plt.close(figure)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #28551be4
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #74a232f3
 def animate(
     paths: Any, # states on the way, the finished one last, (K, N, 72) radians
     skeleton: Skeleton, # to draw with
@@ -276,7 +279,7 @@ def animate(
     if path is not None: made.save(path)
     return made
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #f6e25c61
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #cb468b5f
 DEMO_FOLDER = Path(str(resources.files("stage_modules.unet1d"))) / "demo"
 
 def demo_generator(
@@ -289,7 +292,7 @@ def demo_generator(
     if name not in there: raise ValueError(f"there is no demo model {name!r}; there are {', '.join(there)}")
     return PoseGenerator.load(DEMO_FOLDER / name)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #ab8f53cf
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #e90273e5
 def start_time(
     process: DDPM | FlowMatching, # what the model was trained for
     level: float, # share of the noise, above 0, up to 1
@@ -300,7 +303,7 @@ def start_time(
     signal, noise = process.alphas_cumprod.sqrt(), (1 - process.alphas_cumprod).sqrt()
     return int((noise / (signal + noise) - level).abs().argmin())
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #b6748ae3
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #80afece0
 def mix_noise(
     generator: PoseGenerator, # process and normaliser
     poses: np.ndarray, # clean, (N, 72) radians
@@ -313,7 +316,7 @@ def mix_noise(
     noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(clean.shape, np.float32))
     return generator.process.add_noise(clean, noise, t), t
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #f5ecc673
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #1f53eb79
 class Denoised(NamedTuple):
     "What noise did to poses, and what a model made of that; radians, (N, 72)."
     noised: np.ndarray
@@ -334,7 +337,7 @@ def denoise(
     values = generator.process.sample(generator.model, len(noised), num_steps, solver, generator=fresh, start=(noised, t), dim=noised.shape[1])
     return Denoised(generator.poses_of(noised), generator.poses_of(values))
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #39c237a9
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #8b9c1ca3
 NEW_PEOPLE = 1000 # seed of people whom the small models never saw
 
 def far_off(
@@ -346,7 +349,7 @@ def far_off(
     there, should = (positions_of(each, skeleton)[:, list(skeleton.joint_indices)] for each in (poses, clean))
     return np.linalg.norm(there - should, axis=-1).mean(-1)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #6bbac5f7
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #227079b2
 def draw_denoising(
     generator: PoseGenerator, # with a skeleton
     pose: np.ndarray, # clean, (72,) radians
@@ -358,9 +361,9 @@ def draw_denoising(
     "A pose, the same with noise, and what the model makes of it."
     shown = np.concatenate([pose[None], *denoise(generator, pose[None], level, solver, num_steps, seed)])
     _, noised, denoised = far_off(shown, pose[None].repeat(3, 0), generator.skeleton)
-    return draw_poses(shown, generator.skeleton, ["clean", f"noised: {noised:.0f} cm off", f"denoised: {denoised:.1f} cm off"], room=(95., 185.))
+    return draw_poses(shown, generator.skeleton, ["clean", f"noised\n{noised:.0f} cm off", f"denoised\n{denoised:.1f} cm off"], room=(95., 185.), size=2.)
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #9f2d452b
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #6fdb5b17
 def pose_explorer(
     generators: Sequence[PoseGenerator] | None = None, # models to choose from, by solver and mid-block; None: the small ones of the package
     poses: np.ndarray | None = None, # clean ones to choose from, (N, 72) radians; None: new people made by formula
@@ -373,10 +376,10 @@ def pose_explorer(
         if (solver, mid_block) not in by: raise ValueError(f"there is no model for the solver {solver!r} with the mid-block {mid_block!r}")
         return draw_denoising(by[solver, mid_block], poses[pose], noise_level, solver, steps, noise)
     solvers, middles = (list(dict.fromkeys(key[n] for key in by)) for n in (0, 1))
-    return explorer(draw, {"pose": (0, len(poses) - 1, 0), "noise_level": slider(0.05, 1., 0.5, 0.05), "solver": solvers, "steps": (1, 50, 10), "mid_block": middles,
+    return explorer(draw, {"pose": (0, len(poses) - 1, 0), "noise_level": slider(0.05, 1., 0.5, 0.05), "solver": solvers, "steps": (1, 30, 10), "mid_block": middles,
                            "noise": slider(0, 9, 0, label="which noise")}, alt="Three stick figures: a clean pose, the pose with noise, and what the model makes of it")
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #58bf19c5
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #cbbb8ed6
 def attention_parts(
     num_positions: int = 18, # L
     names: Sequence[str] = JOINTS, # joints, three numbers each
@@ -386,7 +389,7 @@ def attention_parts(
     joints = np.arange(3 * len(names)).reshape(num_positions, -1) // 3
     return [", ".join(names[joint] for joint in dict.fromkeys(row)) for row in joints.tolist()]
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #d6ce87f0
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #6b00b14d
 def input_reach(
     model: UNet1D, # in evaluation mode
     x: Tensor, # noisy poses, (B, 72)
@@ -403,7 +406,7 @@ def input_reach(
     gradient, = torch.autograd.grad((own * signs.to(own)).sum(), copies)
     return gradient.unflatten(0, (L, len(x))).square().mean(1).sqrt().numpy()
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #479fbed1
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #9edc10f9
 def mid_weights(
     generator: PoseGenerator, # with attention in the middle
     poses: np.ndarray, # clean, (N, 72) radians
@@ -415,7 +418,7 @@ def mid_weights(
     times = torch.full((len(noisy),), float(t) * getattr(generator.process, "time_scale", 1.)) # as the model was told in training
     with torch.no_grad(): return generator.model.mid_attention(noisy, times).mean(0).numpy()
 
-# %% ../../nbs/stage3_unet1d/10_explore.ipynb #d3da379e
+# %% ../../nbs/stage3_unet1d/10_explore.ipynb #457cf255
 def draw_mid_attention(
     weights: Any, # (H, L, L), rows look at columns
     title: str | None = None, # what to see
@@ -424,14 +427,16 @@ def draw_mid_attention(
 ) -> Figure: # one map for each head, one scale for all
     "Attention of the middle, with the joints that lie under each position. Raises ShapeError where shapes do not fit."
     weights = weights.detach().cpu().numpy() if hasattr(weights, "detach") else np.asarray(weights)
-    H, L = list(check_shape(weights, "weights", "H L L").values())
-    parts = attention_parts(L) if parts is None else parts
-    across = min(columns, H)
-    figure, axes = plt.subplots(-(-H // across), across, figsize=(2.2 + 3.1 * across, 0.6 + 3.3 * -(-H // across)), squeeze=False, layout="constrained")
-    for ax in axes.flat[H:]: ax.set_axis_off()
-    for h, ax in enumerate(axes.flat[:H]):
-        names = [f"{part}  {k}" for k, part in enumerate(parts)] if h % across == 0 else None
-        attention_heatmap(weights[h], None, names, f"head {h}", "looks at position" if h + across >= H else "", "position" if h % across == 0 else "", ax, colorbar=False, vmax=weights.max())
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.5, aspect=25, pad=0.02).outline.set_visible(False)
+    check_shape(weights, "weights", "H L L")
+    H, L = weights.shape[:2]
+    names = [f"{part}  {k}" for k, part in enumerate(attention_parts(L) if parts is None else parts)]
+    across, down = min(columns, H), -(-H // min(columns, H))
+    figure, axes = plt.subplots(down, across, figsize=(2.2 + 3.1 * across, 0.6 + 3.3 * down), squeeze=False, layout="constrained")
+    for h, ax in enumerate(axes.flat):
+        if h >= H: ax.set_axis_off(); continue
+        first, last = h % across == 0, h + across >= H # names stand at the left and at the bottom only
+        attention_heatmap(weights[h], None, names if first else None, f"head {h}", "looks at position" if last else "", "position" if first else "", ax, colorbar=False, vmax=weights.max())
+        ax.set_xticks(np.arange(0, L, 2) + 0.5, range(0, L, 2))
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, shrink=0.5, aspect=25, pad=0.02, label="weight").outline.set_visible(False)
     if title: figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
