@@ -1,7 +1,7 @@
 """Training steps per second and peak memory of the UNet with either middle, beside diffusers' UNet1DModel and denoising-diffusion-pytorch's Unet1D of about as many parameters.
 
     python benchmarks/unet1d.py --rivals .work/rivals          all of it (about fifteen minutes on two cores)
-    python benchmarks/unet1d.py --batches 64 --repeats 3 --no-compile   a look
+    python benchmarks/unet1d.py --batches 64 --repeats 3 --no-compile --no-half   a look
 
 A step is the same for all: noisy poses of 72 numbers and times in, mean squared error against noise, backward, fused AdamW. The rivals of one batch size run in
 turns, one step each a round; medians over the rounds, and the median of each round's own ratio. Bytes are the most tensor memory alive at once in a step beyond weights,
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
-from common import save, table
+from common import earlier_rows, save, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -95,7 +95,7 @@ def rivals(args: argparse.Namespace) -> dict[str, Callable[..., Step]]:
     made["diffusers"] = lambda batch: Step(Diffusers(), batch, args.device)
     if args.rivals: made["denoising-diffusion-pytorch"] = lambda batch: Step(DenoisingDiffusion(args.rivals), batch, args.device)
     if args.device == "cpu": made |= {f"ours, {middle}, PyTorch's convolution throughout": ours(middle, short=0) for middle in MIDDLES}
-    made |= {f"ours, {middle}, bfloat16": ours(middle, half=True) for middle in MIDDLES}
+    if args.half: made |= {f"ours, {middle}, bfloat16": ours(middle, half=True) for middle in MIDDLES}
     if args.compile: made |= {f"ours, {middle}, compiled": ours(middle, compiled=True) for middle in MIDDLES}
     return made
 
@@ -135,18 +135,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds")
     parser.add_argument("--rivals", help="folder with denoising-diffusion-pytorch; left out if not given")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where")
+    parser.add_argument("--half", action=argparse.BooleanOptionalAction, default=True, help="also in bfloat16, which is slow where a processor has no instructions for it")
+    parser.add_argument("--add", action="store_true", help="keep the lines of an earlier call, and add those that it lacks")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also compiled")
     args = parser.parse_args()
-    rows = []
+    name = "unet1d" if args.device == "cpu" else "unet1d_cuda"
+    rows = earlier_rows(name, fresh=not args.add)
     for batch in args.batches:
         found = measure(batch, args)
         done = [row for row in found if "failed" not in row]
         print(table(done), flush=True)
         for row in found:
             if "failed" in row: print(f"{row['network']}: {row['failed']}", flush=True)
-        rows += found
+        there = {(row["network"], row["batch"]) for row in rows}
+        rows += [row for row in found if (row["network"], row["batch"]) not in there]
         more = {"driver": driver()} if args.device == "cuda" else {"bf16_instructions": bool(torch.cpu.get_capabilities().get("avx512_bf16"))}
-        save("unet1d" if args.device == "cpu" else "unet1d_cuda", rows, repeats=args.repeats, device=args.device, diffusers=version("diffusers"), compiler=platform.python_compiler(), **more)
+        save(name, rows, repeats=args.repeats, device=args.device, diffusers=version("diffusers"), compiler=platform.python_compiler(), **more)
 
 
 if __name__ == "__main__": main()
