@@ -43,6 +43,7 @@ def also(
     "Another name for a setting on the command line."
     return tyro.conf.arg(aliases=[flag])
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #1ed3fa1d
 @dataclass
 class TrainConfig(GeneratorConfig, TrainingConfig):
     "Train a pose generator, and write a checkpoint that `sample` and `PoseGenerator.load` read."
@@ -94,6 +95,7 @@ def check_memory(
     if 20 * parameters > there:
         raise ValueError(f"the network has {parameters:,} parameters, and training it takes {20 * parameters / 2**30:,.0f} GiB; this machine has {there / 2**30:,.0f}")
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #059988bf
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -132,6 +134,7 @@ def body_for(
     motions = [p for p in (sorted(path.iterdir()) if path.is_dir() else [path]) if p.suffix.lower() == ".amc"]
     return read_asf(asf_beside(motions[0])) if motions else default_skeleton()
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #b5c2eaf1
 def read_data(
     config: TrainConfig, # data_path, pose_dim
 ) -> tuple[list[Clip], Skeleton | None]: # clips, and the body to draw them with; None where they are not of a body
@@ -148,6 +151,7 @@ def block_length(
     "Half a second, or a twentieth of all where that is shorter."
     return min(.5, max(sum(clip.seconds for clip in clips) / 20, 1 / clips[0].fps))
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #9d451d07
 def split_data(
     clips: Sequence[Clip], # all there are
     config: TrainConfig, # split, split_seed, data_path
@@ -180,6 +184,7 @@ def _average(
     if averages[0].is_floating_point(): torch._foreach_lerp_(averages, present, 1 - ramped_decay(int(n), decay))
     else: torch._foreach_copy_(averages, present)
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #747eb520
 class AveragedPair(nn.Module):
     "A network that learns, and the running average of its weights; in evaluation mode, the average answers."
     def __init__(self,
@@ -225,6 +230,7 @@ class PoseLoss:
         number, values = batch
         with random_stream(new_stream(self.seed, 2, number)): return self.process.loss(model, values)
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #cfb9c082
 def valid_batches(
     values: Tensor, # z-scores, (N, D)
     batch_size: int, # rows at once
@@ -276,6 +282,7 @@ def planned_steps(
     seconds = seconds_per_batch(deepcopy(pair).train().to(device), batches, PoseLoss(build_process(config)), mixed_precision=config.mixed_precision)
     return steps_that_fit(config.max_minutes, seconds, config.gradient_accumulation_steps)
 
+# %% ../../nbs/stage3_unet1d/08_train.ipynb #79dcfba9
 def decide(
     config: TrainConfig, # with None where the data decides
     pair: AveragedPair, # to time
