@@ -1,9 +1,9 @@
 """A longer training on real poses, by the commands that a reader types: how near to real its samples are, and what it took.
 
-    python benchmarks/unet1d_long.py                    25 minutes of training on two cores
-    python benchmarks/unet1d_long.py --minutes 1        a look
+    python benchmarks/unet1d_long.py                    about ten minutes of training on two cores
+    python benchmarks/unet1d_long.py --steps 300        a look
 
-Runs `python -m stage_modules.unet1d.train --data_path cmu` with a limit of minutes, then `python -m stage_modules.unet1d.sample`, each in a process of its own, and measures the samples
+Runs `python -m stage_modules.unet1d.train --data_path cmu` with a number of steps, then `python -m stage_modules.unet1d.sample`, each in a process of its own, and measures the samples
 against poses that training did not see (`stage_modules.unet1d.quality`), every figure beside what real poses score. Writes results/unet1d_long.json."""
 import argparse
 import json
@@ -32,15 +32,16 @@ def run(module: str, *flags: object) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=25, help="limit of training")
-    parser.add_argument("--base_channels", type=int, default=64, help="channels of the first level")
+    parser.add_argument("--steps", type=int, default=6000, help="of training")
+    parser.add_argument("--base_channels", type=int, default=32, help="channels of the first level")
     parser.add_argument("--mid_structure", choices=["conv", "attention"], default="attention", help="the middle")
-    parser.add_argument("--batch_size", type=int, default=128, help="poses in a step")
-    parser.add_argument("--num_samples", type=int, default=2000, help="poses that are measured")
+    parser.add_argument("--batch_size", type=int, default=64, help="poses in a step")
+    parser.add_argument("--num_samples", type=int, default=1000, help="poses that are measured")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the highest")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--data_path", "cmu", "--model_type", "flow", "--mid_structure", args.mid_structure, "--base_channels", args.base_channels, "--batch_size", args.batch_size,
-                 "--epochs", 100_000, "--max_minutes", args.minutes, "--no-progress"]
+                 "--epochs", 1000, "--max_steps", args.steps, "--learning_rate", args.learning_rate, "--no-progress"]
         start = time.perf_counter()
         command = run("train", *flags, "--output_dir", folder, "--exp_name", "long")
         seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORT', 'time_features', 'TimeEmbedding', 'convolve_by_product', 'Conv3', 'ResBlock1D', 'SelfAttention1D']
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #7b26c863
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #b0b46cd0
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from ..attention.positions import sinusoidal_positions
 from ..attention.scaled_dot_product import scaled_dot_product_attention
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #6fec15b0
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #dbbaf927
 def time_features(
     time: Tensor, # how noisy, on the scale of steps 0 to 999, whole or not, (B,)
     dim: int, # size of the vectors, D; ValueError if it is odd
@@ -25,7 +25,7 @@ def time_features(
     where = time.cpu() if time.device.type == "mps" else time # no float64 there
     return sinusoidal_positions(where, dim).to(time.device)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #35fd2271
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #a1867f3c
 class TimeEmbedding(nn.Module):
     "Time features, then two linear layers with a GELU between them."
     def __init__(self,
@@ -42,7 +42,7 @@ class TimeEmbedding(nn.Module):
         "What all blocks are told about the time."
         return self.net(time_features(time, self.dim).to(self.net[0].weight.dtype))
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #b6eebe09
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #87e7bb7e
 def convolve_by_product(
     x: Tensor, # features, (B, C, L)
     weight: Tensor, # (O, C, 3)
@@ -54,7 +54,7 @@ def convolve_by_product(
     windows = torch.cat([rows[:, k:k + L] for k in range(3)], -1) # (B, L, 3 C)
     return F.linear(windows, weight.transpose(1, 2).flatten(1), bias).transpose(1, 2).contiguous()
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #cb149103
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #1d37679e
 SHORT = 24 # positions up to which the product is the faster way, on the processors where we measured
 
 class Conv3(nn.Conv1d):
@@ -72,7 +72,7 @@ class Conv3(nn.Conv1d):
         if x.device.type == "cpu" and x.shape[-1] <= SHORT: return convolve_by_product(x, self.weight, self.bias)
         return super().forward(x)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #8139ad7f
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #8df33e2c
 class ResBlock1D(nn.Module):
     "Twice convolution, batch norm and GELU, told the time in between, beside a short cut (He et al. 2016)."
     def __init__(self,
@@ -94,7 +94,7 @@ class ResBlock1D(nn.Module):
         hidden = F.gelu(self.norm1(self.conv1(x))) + self.time(time).unsqueeze(-1)
         return F.gelu(self.norm2(self.conv2(hidden))) + self.skip(x)
 
-# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #16687d95
+# %% ../../nbs/stage3_unet1d/03_blocks.ipynb #2ddd80aa
 class SelfAttention1D(nn.Module):
     "Every position looks at every other, with several heads, beside a short cut; it knows the time and no positions."
     def __init__(self,
