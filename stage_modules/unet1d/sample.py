@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LARGEST', 'AVERAGE', 'NORMALISER', 'SKELETON', 'SOLVER', 'SHOWN', 'MOVING', 'GeneratorConfig', 'build_model',
            'build_process', 'short', 'check_generator', 'config_from', 'generator_weights', 'model_from',
-           'normaliser_from', 'skeleton_from', 'start_noise', 'choose_solver', 'Samples', 'Sampler', 'check_request',
-           'PoseGenerator', 'check_middle', 'save_generator', 'written_beside', 'check_output', 'SampleConfig',
-           'prepare_samples', 'write_samples', 'complain', 'main']
+           'normaliser_from', 'skeleton_from', 'start_noise', 'choose_solver', 'check_request', 'Generator',
+           'BatchGenerator', 'Samples', 'PoseSampler', 'check_middle', 'PoseGenerator', 'save_generator',
+           'written_beside', 'check_output', 'SampleConfig', 'prepare_samples', 'write_samples', 'complain', 'main']
 
 # %% ../../nbs/stage3_unet1d/09_sample.ipynb #99aff6b6
 import json
@@ -189,7 +189,7 @@ def start_noise(
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((num_samples, dim), dtype=np.float32))
 
 # %% ../../nbs/stage3_unet1d/09_sample.ipynb #77224a6b
-SOLVER = {"ddpm": ("ddim", 100), "flow": ("midpoint", 25)} # solver and steps where none are asked for
+SOLVER = {"ddpm": ("ddim", 50), "flow": ("midpoint", 25)} # solver and steps where none are asked for
 
 def choose_solver(
     process: DDPM | FlowMatching, # model_type, SOLVERS
@@ -205,14 +205,19 @@ def choose_solver(
     solver = solver or usual
     return solver, num_steps if num_steps is not None or solver == "ddpm" else int(min(steps, most))
 
-# %% ../../nbs/stage3_unet1d/09_sample.ipynb #edda40e3
-class Samples(NamedTuple):
-    "New poses, and how some of them came to be."
-    poses: np.ndarray # (N, pose_dim) float32, in the unit of the training data
-    path: np.ndarray # states on the way of the first batch, (K, B, pose_dim), in the same unit
-    times: np.ndarray # their times, (K,)
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #65dc5699
+def check_request(
+    num_samples: int, # N
+    batch_size: int, # poses at once
+    seed: int, # of the noise
+) -> None:
+    "Raises ValueError that names the first setting that makes no sense."
+    for name, value in {"num_samples": num_samples, "batch_size": batch_size}.items():
+        if not value >= 1: raise ValueError(f"{name} is {value!r}, expected 1 or more")
+    if not 0 <= seed < 2**32: raise ValueError(f"seed is {seed!r}, expected 0 to 4294967295")
 
-class Sampler:
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #5d8461b9
+class Generator:
     "A network, its process, and the way back from z-scores."
     def __init__(self,
         model: nn.Module, # (x (B, D), time (B,)) -> (B, D)
@@ -226,16 +231,6 @@ class Sampler:
     @property
     def device(self) -> torch.device: return next(self.model.parameters()).device
 
-    def _batches(self, num_samples: int, batch_size: int, seed: int, progress: bool = False, **settings: Any) -> Iterator[Any]:
-        "What the process gives for each batch of z-scores."
-        noise = start_noise(num_samples, self.config.pose_dim, seed).to(self.device)
-        first = self.process.num_timesteps - 1 if self.process.model_type == "ddpm" else 0.
-        with tqdm(total=num_samples, unit="pose", disable=not progress, leave=False) as bar:
-            for number, rows in enumerate(noise.split(batch_size)):
-                fresh = torch.Generator(self.device).manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1)[0])) # for noise on the way
-                yield self.process.sample(self.model, len(rows), generator=fresh, dim=self.config.pose_dim, start=(rows, first), **settings)
-                bar.update(len(rows))
-
     def poses_of(self,
         values: Tensor, # z-scores, (..., D)
     ) -> np.ndarray: # float32, in the unit of the data
@@ -245,19 +240,69 @@ class Sampler:
         if not np.isfinite(poses).all(): raise FloatingPointError(f"{np.count_nonzero(~np.isfinite(poses))} of {poses.size} sampled numbers are not finite")
         return poses
 
-# %% ../../nbs/stage3_unet1d/09_sample.ipynb #65dc5699
-def check_request(
-    num_samples: int, # N
-    batch_size: int, # poses at once
-    seed: int, # of the noise
-) -> None:
-    "Raises ValueError that names the first setting that makes no sense."
-    for name, value in {"num_samples": num_samples, "batch_size": batch_size}.items():
-        if not value >= 1: raise ValueError(f"{name} is {value!r}, expected 1 or more")
-    if not 0 <= seed < 2**32: raise ValueError(f"seed is {seed!r}, expected 0 to 4294967295")
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #92ec7ef5
+class BatchGenerator(Generator):
+    "Samples z-scores batch by batch."
+    def batches(self,
+        num_samples: int, # N
+        batch_size: int, # B
+        seed: int, # of the noise
+        progress: bool = False, # show a progress bar
+        **settings: Any, # of the process: num_steps, solver, keep
+    ) -> Iterator[Any]: # what the process gives for each batch: (B, D), or with `keep` also the states and times of its way
+        "New z-scores."
+        noise = start_noise(num_samples, self.config.pose_dim, seed).to(self.device)
+        first = self.process.num_timesteps - 1 if self.process.model_type == "ddpm" else 0.
+        with tqdm(total=num_samples, unit="pose", disable=not progress, leave=False) as bar:
+            for number, rows in enumerate(noise.split(batch_size)):
+                fresh = torch.Generator(self.device).manual_seed(int(np.random.SeedSequence((seed, number)).generate_state(1)[0]))
+                yield self.process.sample(self.model, len(rows), generator=fresh, dim=self.config.pose_dim, start=(rows, first), **settings)
+                bar.update(len(rows))
 
-# %% ../../nbs/stage3_unet1d/09_sample.ipynb #5d8461b9
-class PoseGenerator(Sampler):
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #ea97cfa9
+class Samples(NamedTuple):
+    "New poses, and how some of them came to be."
+    poses: np.ndarray # (N, D) float32, in the unit of the training data
+    path: np.ndarray # states on the way of the first batch, (K, B, D), in the same unit
+    times: np.ndarray # their times, (K,)
+
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #9e393907
+class PoseSampler(BatchGenerator):
+    "Samples poses."
+    def sample(self,
+        num_samples: int, # N
+        batch_size: int = 256, # poses at once; with the solver ddpm it also changes what is drawn on the way
+        num_steps: int | None = None, # of the solver; None: see `choose_solver`
+        solver: str | None = None, # ddpm: ddim, ddpm; flow: midpoint, euler, rk4; None: the first
+        seed: int = 0, # of the noise
+        progress: bool = False, # show a progress bar
+    ) -> np.ndarray: # (N, D) float32; poses in radians
+        "New poses. Raises ValueError that names a setting, FloatingPointError where the network gives none."
+        check_request(num_samples, batch_size, seed)
+        solver, num_steps = choose_solver(self.process, solver, num_steps)
+        return self.poses_of(torch.cat([*self.batches(num_samples, batch_size, seed, progress, num_steps=num_steps, solver=solver)]))
+
+    def sample_path(self,
+        num_samples: int, batch_size: int = 256, num_steps: int | None = None, solver: str | None = None, seed: int = 0, progress: bool = False, # as for `sample`
+        keep: int = 32, # states on the way, at most
+    ) -> Samples: # the same poses as `sample` gives, and the way of the first batch
+        "New poses and how they came to be."
+        check_request(num_samples, batch_size, seed)
+        solver, num_steps = choose_solver(self.process, solver, num_steps)
+        keep = min(keep, 1 + (num_steps or self.process.num_timesteps))
+        found = [*self.batches(num_samples, batch_size, seed, progress, num_steps=num_steps, solver=solver, keep=keep)]
+        return Samples(self.poses_of(torch.cat([x for x, _, _ in found])), self.poses_of(found[0][1]), found[0][2].cpu().numpy())
+
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #03ce7c14
+def check_middle(
+    there: str, # conv or attention
+    wanted: str | None, # the same; None takes either
+) -> None:
+    "Raises CheckpointError where the middle is another one."
+    if wanted is not None and wanted != there: raise CheckpointError(f"this checkpoint has mid_structure={there!r}, asked for {wanted!r}")
+
+# %% ../../nbs/stage3_unet1d/09_sample.ipynb #b9e06ae6
+class PoseGenerator(PoseSampler):
     "A trained network that makes new poses."
     @classmethod
     def load(cls,
@@ -273,45 +318,9 @@ class PoseGenerator(Sampler):
         normaliser, skeleton = normaliser_from(checkpoint, config, place), skeleton_from(checkpoint, config, place)
         return cls(model_from(checkpoint.tensors, config, place / "model.safetensors").to(device), build_process(config), normaliser, skeleton, config)
 
-    def sample(self,
-        num_samples: int, # N
-        batch_size: int = 256, # poses at once; with the solver ddpm it also changes what is drawn on the way
-        num_steps: int | None = None, # of the solver; None: see `choose_solver`
-        solver: str | None = None, # ddpm: ddim, ddpm; flow: midpoint, euler, rk4; None: the first
-        seed: int = 0, # of the noise
-        progress: bool = False, # show a progress bar
-    ) -> np.ndarray: # (N, pose_dim) float32; poses in radians
-        "New poses. Raises ValueError that names a setting, FloatingPointError where the network gives none."
-        check_request(num_samples, batch_size, seed)
-        solver, num_steps = choose_solver(self.process, solver, num_steps)
-        return self.poses_of(torch.cat([*self._batches(num_samples, batch_size, seed, progress, num_steps=num_steps, solver=solver)]))
-
-    def sample_path(self,
-        num_samples: int, # N
-        batch_size: int = 256, # poses at once
-        num_steps: int | None = None, # of the solver
-        solver: str | None = None, # as for `sample`
-        seed: int = 0, # of the noise
-        progress: bool = False, # show a progress bar
-        keep: int = 32, # states on the way, at most
-    ) -> Samples: # the same poses as `sample` gives, and the way of the first batch
-        "New poses and how they came to be."
-        check_request(num_samples, batch_size, seed)
-        solver, num_steps = choose_solver(self.process, solver, num_steps)
-        keep = min(keep, 1 + (num_steps or self.process.num_timesteps))
-        found = [*self._batches(num_samples, batch_size, seed, progress, num_steps=num_steps, solver=solver, keep=keep)]
-        return Samples(self.poses_of(torch.cat([x for x, _, _ in found])), self.poses_of(found[0][1]), found[0][2].cpu().numpy())
-
-def check_middle(
-    there: str, # conv or attention
-    wanted: str | None, # the same; None takes either
-) -> None:
-    "Raises CheckpointError where the middle is another one."
-    if wanted is not None and wanted != there: raise CheckpointError(f"this checkpoint has mid_structure={there!r}, asked for {wanted!r}")
-
 # %% ../../nbs/stage3_unet1d/09_sample.ipynb #dd78dab3
 def save_generator(
-    generator: Sampler, # what to keep
+    generator: Generator, # what to keep
     folder: str | Path, # a checkpoint for `PoseGenerator.load`
     dtype: torch.dtype = torch.float32, # of the weights; torch.float16 halves the file
 ) -> None:
@@ -357,7 +366,7 @@ class SampleConfig:
     ckpt: str # folder of a checkpoint, or of a training run (its best checkpoint)
     num_samples: int = 16 # poses to make
     batch_size: int = 256 # poses at once
-    num_steps: int | None = None # steps of the solver; None: 100 for ddim, all for ddpm, 25 for a flow
+    num_steps: int | None = None # steps of the solver; None: 50 for ddim, all for ddpm, 25 for a flow
     solver: str | None = None # ddpm: ddim or ddpm; flow: midpoint, euler or rk4; None: the first
     save_numpy: str | None = None # .npy file for the poses, (num_samples, 72) radians; without any of the three: samples.npy
     save_figure: str | None = None # .png, .svg or .pdf file for a picture of the first 18
