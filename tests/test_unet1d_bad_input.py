@@ -1,7 +1,7 @@
 """What people, disks and strangers hand to the pose generator: every command answers in one line, and nothing that was there is harmed.
 
-Broken on purpose to see each test fail: finite numbers not asked for, sizes not compared before the network is built, True taken for a number, the file written in
-place, the ending not checked, other mid-blocks let through, an interrupt not caught."""
+Broken on purpose to see each test fail: weights not looked at, True taken for a number, files written in place, other mid-blocks let through, an interrupt not
+caught; and seen to fail before it was mended: a value of a million numbers in a message, memory that is not there."""
 import json
 import random
 import shutil
