@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..attention.scores import additive_score, dot_score, masked_softmax
 from .attention import Attention
-from .model import Encoded, LSTMDecoder, ModelConfig, layer_state, register_decoder
+from .model import Encoded, LSTMDecoder, ModelConfig, layer_state, register_decoder, run_lstm
 from ..toolkit.errors import check_shape
 
 # %% ../../nbs/stage2_seq2seq/10_luong.ipynb #971104eb
@@ -308,7 +308,7 @@ class LuongDecoder(LuongStepDecoder):
 
     def _run_whole(self, words: Tensor, state: FedState, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         "All states, then all questions."
-        hidden, _ = self.first(words, layer_state(state, 0))
+        hidden, _ = run_lstm(self.first, words, layer_state(state, 0))
         top, _, _ = self.run_upper(hidden, state)
         contexts, weights = self.attention.attend_all(top, state.attention, need_weights)
         return self.read_out(top, contexts), weights
