@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['check_points', 'runs', 'window_spans', 'fill_gaps', 'smooth', 'velocity', 'acceleration', 'facing_angle', 'align',
-           'estimate_facing', 'motion', 'neighbour_order', 'pair_features', 'marker_features', 'FeatureScale']
+           'estimate_facing', 'motion', 'mean_distance', 'neighbour_order', 'packed_order', 'pair_features',
+           'marker_features', 'FeatureScale']
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #1886477c
+# %% ../../nbs/stage4_labeler/03_features.ipynb #2b4c4f5d
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from scipy.signal import butter, filtfilt
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #bb7c1403
+# %% ../../nbs/stage4_labeler/03_features.ipynb #4b813e53
 def check_points(
     points: np.ndarray, # should be (F, N, 3), floating point
 ) -> np.ndarray: # the same
@@ -28,7 +30,7 @@ def check_points(
     if not np.issubdtype(points.dtype, np.floating): raise ValueError(f"points are {points.dtype}, expected floating point, with NaN where missing")
     return points
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #b88fdaf9
+# %% ../../nbs/stage4_labeler/03_features.ipynb #e5baf600
 def runs(
     visible: np.ndarray, # True where a marker is seen, (F,) or (F, N)
 ) -> np.ndarray: # one row a run: column, first frame, the frame after the last, (R, 3), sorted
@@ -39,7 +41,7 @@ def runs(
     columns, starts = np.nonzero(steps == 1)
     return np.stack([columns, starts, np.nonzero(steps == -1)[1]], 1)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #234fa21b
+# %% ../../nbs/stage4_labeler/03_features.ipynb #ad4d9963
 def window_spans(
     visible: np.ndarray, # True where a marker is seen, (F,) or (F, N)
     length: int = 120, # frames of a usual window
@@ -58,7 +60,7 @@ def window_spans(
     end = np.where(piece == np.repeat(pieces, pieces) - 1, np.repeat(stop, pieces), begin + length)
     return np.stack([np.repeat(column, pieces), begin, end], 1)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #702528c6
+# %% ../../nbs/stage4_labeler/03_features.ipynb #3aaf6bdb
 def _nearest_seen(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (F, N) bool -> two of (F, N): -1 and F where there is none
     "The last frame before, and the first frame after, at which a column is seen; the frame itself where it is seen."
     frames = np.arange(len(seen))[:, None]
@@ -88,7 +90,7 @@ def fill_gaps(
         filled[frame, column] += share * (1 - share) * width * ((1 - share) * (into - chord) - share * (out - chord))
     return filled
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #698136a6
+# %% ../../nbs/stage4_labeler/03_features.ipynb #9544e8bf
 def smooth(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -110,7 +112,7 @@ def smooth(
         smoothed[start:stop, columns] = filtfilt(b, a, points[start:stop, columns].astype(np.float64), axis=0)
     return smoothed
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #98554227
+# %% ../../nbs/stage4_labeler/03_features.ipynb #ba200619
 def _steps(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (F, N, 3) twice: to the next frame, and from the one before; NaN where there is none
     "Steps from frame to frame."
     step, none = np.diff(points, axis=0), np.full_like(points[:1], np.nan)
@@ -126,7 +128,7 @@ def velocity(
     speed = (np.nan_to_num(ahead) + np.nan_to_num(behind)) * points.dtype.type(rate) / np.maximum(count, 1)
     return np.where(np.isnan(points), points, speed)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #8b559f44
+# %% ../../nbs/stage4_labeler/03_features.ipynb #9a2eda1d
 def acceleration(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -138,7 +140,7 @@ def acceleration(
     for beside in np.concatenate([bend[1:], none]), np.concatenate([none, bend[:-1]]): bend = np.where(np.isnan(bend), beside, bend)
     return np.where(np.isnan(points), points, np.nan_to_num(bend))
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #63d0ce49
+# %% ../../nbs/stage4_labeler/03_features.ipynb #7c92f556
 def facing_angle(
     recording: "Recording", # with the names of the two markers
     left: str, # a marker on the left of the torso or the head
@@ -155,7 +157,7 @@ def facing_angle(
     x, y = across.mean(0, dtype=np.float64)
     return math.atan2(x, -y) # a quarter turn left of the arrow from left to right
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #eaa6e67f
+# %% ../../nbs/stage4_labeler/03_features.ipynb #4c8353c6
 def align(
     points: np.ndarray, # mm, (..., 3)
     angle: float, # where the person faces, radians about z
@@ -164,7 +166,7 @@ def align(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], points.dtype)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #e3d3ceb2
+# %% ../../nbs/stage4_labeler/03_features.ipynb #6a455173
 def estimate_facing(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3), no names needed
     travel: float = 500., # mm; who moves less has no direction of travel
@@ -188,7 +190,7 @@ def estimate_facing(
     turns = (0, math.pi, math.pi / 2, -math.pi / 2)
     return tuple(math.remainder(first + turn, 2 * math.pi) for turn in turns)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #13f1e8dc
+# %% ../../nbs/stage4_labeler/03_features.ipynb #a421d87b
 def motion(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -197,61 +199,93 @@ def motion(
     points = np.asarray(check_points(points), np.float32)
     return torch.from_numpy(np.concatenate([points, velocity(points, rate), acceleration(points, rate)], -1))
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #86a1da5a
-def neighbour_order(
+# %% ../../nbs/stage4_labeler/03_features.ipynb #862c9f86
+def mean_distance(
     position: Tensor, # mm, NaN where missing, (T, N, 3)
-    num_others: int, # how many others a target may have
     targets: Tensor, # columns that are targets, (n,)
-) -> Tensor: # columns of the others, by mean offset, (n, J); J is num_others, or N - 1 where there are fewer
-    """For each target the others, nearest first: by the length of their mean offset over the frames that show both.
-
-    Where there are more than `num_others`, those seen together with the target for most frames are kept, the nearest among equals.
-    Source: Clouthier et al. 2021, published code."""
+) -> tuple[Tensor, Tensor]: # length of the mean offset, mm, inf for the target itself and where two are never seen together; frames that show both; (n, N) each
+    "How far every column is from every target, over the frames that show both."
     seen = position.isfinite().all(-1)
     weight = seen.float() # (T, N)
     place = (position - position[seen].mean(0)).masked_fill(~seen[..., None], 0.) # the centre is near zero, which keeps the digits
-    together = weight[:, targets].T @ weight # frames that show both, (n, N)
+    together = weight[:, targets].T @ weight
     others = torch.einsum("tn,tmc->nmc", weight[:, targets], place)
     own = torch.einsum("tnc,tm->nmc", place[:, targets], weight)
     distance = ((others - own) / together[..., None]).norm(dim=-1).nan_to_num(torch.inf, torch.inf)
     itself = torch.arange(len(targets)), targets
-    distance[itself], together[itself] = torch.inf, -1.
+    distance[itself], together[itself] = torch.inf, 0.
+    return distance, together
+
+# %% ../../nbs/stage4_labeler/03_features.ipynb #ca10925a
+def neighbour_order(
+    position: Tensor, # mm, NaN where missing, (T, N, 3)
+    num_others: int, # how many others a target may have
+    targets: Tensor, # columns that are targets, (n,)
+) -> Tensor: # columns of the others, nearest first, (n, J); J is num_others, or N - 1 where there are fewer
+    """For each target the others, by mean offset, one order for the whole window.
+
+    Where there are more than `num_others`, those seen together with the target for most frames are kept, the nearest among equals.
+    Source: Clouthier et al. 2021, published code."""
+    distance, together = mean_distance(position, targets)
+    together[torch.arange(len(targets)), targets] = -1. # a target is not its own neighbour, not even the last
     order = distance.argsort(dim=-1, stable=True)
     longest = (-together.gather(1, order)).argsort(dim=-1, stable=True)[:, :min(num_others, position.shape[1] - 1)]
     return order.gather(1, longest.sort(-1).values)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #42a79ecc
+# %% ../../nbs/stage4_labeler/03_features.ipynb #a7f270b8
+def packed_order(
+    position: Tensor, # mm, NaN where missing, (T, N, 3)
+    num_others: int, # how many others a target may have
+    targets: Tensor, # columns that are targets, (n,)
+) -> Tensor: # columns of the others in each frame, nearest first, N where there are no more, (T, n, num_others)
+    """The same order, but what is missing in a frame leaves no hole: the next one moves up.
+
+    A marker that comes in fragments then takes one place at a time and not one for each fragment."""
+    N = position.shape[1]
+    order = mean_distance(position, targets)[0].argsort(dim=-1, stable=True)[:, :-1 if N > 1 else None] # (n, K)
+    there = position[:, order, 0].isfinite() & (order != targets[:, None]) # (T, n, K)
+    slot = (there.cumsum(-1) - 1).masked_fill(~there, num_others).clamp_(max=num_others) # the last slot is thrown away
+    places = torch.full((*slot.shape[:2], num_others + 1), N)
+    return places.scatter_(2, slot, order.expand_as(slot))[..., :num_others]
+
+# %% ../../nbs/stage4_labeler/03_features.ipynb #ecd95eeb
 def pair_features(
     moving: Tensor, # what `motion` gives, of a window, (T, N, 9)
     num_others: int, # how many others a target has, as the net expects
     targets: Tensor | None = None, # columns that are targets, (n,); None: all
+    packed: bool = False, # others move up where one is missing, see `packed_order`
 ) -> tuple[Tensor, Tensor]: # features (n, T, 5 * num_others) float32, and mask (n, T), True where the target is seen
-    "Five numbers for each other marker: relative position x, y, z, and how fast the relative position changes, and that change; 0 where one of the two is missing."
+    "Five numbers for each other marker: relative position x, y, z, and the norms of relative velocity and acceleration; 0 where one of the two is missing."
     T, N = moving.shape[:2]
     targets = torch.arange(N) if targets is None else targets
-    order = neighbour_order(moving[..., :3], num_others, targets) # (n, J)
-    n, J = order.shape
     first = moving.permute(2, 0, 1).contiguous() # (9, T, N): long rows are quick to pick from
-    relative = first.view(9 * T, N).index_select(1, order.flatten()).view(9, T, n, J).sub_(first[:, :, targets, None])
-    norms = relative[3:].view(2, 3, T, n, J).square_().sum(1).sqrt_()
-    features = moving.new_zeros(n, T, num_others, 5)
-    features[:, :, :J] = torch.stack([*relative[:3], *norms], -1).transpose(0, 1)
-    return features.nan_to_num_(0.).view(n, T, 5 * num_others), moving[:, targets, 0].isfinite().T
+    if packed:
+        order = packed_order(moving[..., :3], num_others, targets) # (T, n, J)
+        wide = torch.cat([first, first.new_full((9, T, 1), torch.nan)], -1)
+        relative = wide.gather(2, order.reshape(1, T, -1).expand(9, -1, -1)).view(9, *order.shape)
+    else:
+        order = neighbour_order(moving[..., :3], num_others, targets) # (n, J)
+        relative = first.view(9 * T, N).index_select(1, order.flatten()).view(9, T, *order.shape)
+    relative = relative.sub_(first[:, :, targets, None]).transpose(1, 2) # (9, n, T, J)
+    norms = relative[3:].unflatten(0, (2, 3)).square_().sum(1).sqrt_()
+    features = torch.stack([*relative[:3], *norms], -1).nan_to_num_(0.).flatten(2)
+    return pad(features, (0, 5 * num_others - features.shape[-1])), moving[:, targets, 0].isfinite().T
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #54be56ff
+# %% ../../nbs/stage4_labeler/03_features.ipynb #25dff561
 def marker_features(
     points: np.ndarray, # mm, NaN where missing, a window of T frames and N trajectories, (T, N, 3)
     rate: float, # frames a second
     num_others: int, # other markers that the net knows: M - 1
     targets: Sequence[int] | None = None, # columns that are targets, n of them; None: all
+    packed: bool = False, # others move up where one is missing, see `packed_order`
 ) -> tuple[Tensor, Tensor]: # features (n, T, 5 * num_others) float32, and mask (n, T), True where the target is seen
     """The others as each target sees them, nearest first: relative position, and the norms of relative velocity and acceleration.
 
     Units are mm, mm/s and mm/s^2. Others that are missing in a frame, and columns beyond the number of others, are 0.
     Source: Clouthier et al. 2021."""
-    return pair_features(motion(points, rate), num_others, None if targets is None else torch.as_tensor(targets))
+    return pair_features(motion(points, rate), num_others, None if targets is None else torch.as_tensor(targets), packed)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #8aa1600c
+# %% ../../nbs/stage4_labeler/03_features.ipynb #4044bf04
 @dataclass(frozen=True)
 class FeatureScale:
     "What features are divided by: their means over the training data."
