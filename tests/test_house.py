@@ -137,6 +137,8 @@ def test_figures_have_alt_text(notebook):
     for number, cell in enumerate(cells(notebook)):
         drawn = any(kind.startswith("image/") for output in cell["outputs"] for kind in output.get("data", {}))
         assert not drawn or re.search(r"^#\|\s*fig-alt:\s*\S", source(cell), re.MULTILINE), f"{name(notebook)}, code cell {number}: a figure without `#| fig-alt:`"
+        for alt in re.findall(r"^#\|\s*fig-alt:\s*([^'\"\s].*)", source(cell), re.MULTILINE):
+            assert ": " not in alt, f"{name(notebook)}, code cell {number}: the site reads a colon in an alt text as a setting, and drops the text"
 
 
 def nbval(notebook: dict, folder: Path) -> subprocess.CompletedProcess:
