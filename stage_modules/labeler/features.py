@@ -7,7 +7,7 @@ __all__ = ['check_points', 'runs', 'window_spans', 'nearest_seen', 'fill_gaps', 
            'facing_angle', 'align', 'estimate_facing', 'motion', 'mean_distance', 'neighbour_order', 'packed_order',
            'pair_features', 'marker_features', 'mean_sizes', 'FeatureScale']
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #b1382f6b
+# %% ../../nbs/stage4_labeler/03_features.ipynb #3e1246fe
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +19,10 @@ from scipy.signal import butter, filtfilt
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .markers import Recording
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #0f9437c1
+# %% ../../nbs/stage4_labeler/03_features.ipynb #8b4cce6a
 def check_points(
     points: np.ndarray, # should be (F, N, 3), floating point
 ) -> np.ndarray: # the same
@@ -30,7 +31,7 @@ def check_points(
     if not np.issubdtype(points.dtype, np.floating): raise ValueError(f"points are {points.dtype}, expected floating point, with NaN where missing")
     return points
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #e61eceaf
+# %% ../../nbs/stage4_labeler/03_features.ipynb #1f404b36
 def runs(
     visible: np.ndarray, # True where a marker is seen, (F,) or (F, N)
 ) -> np.ndarray: # one row a run: column, first frame, the frame after the last, (R, 3), sorted
@@ -41,7 +42,7 @@ def runs(
     columns, starts = np.nonzero(steps == 1)
     return np.stack([columns, starts, np.nonzero(steps == -1)[1]], 1)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #928db99f
+# %% ../../nbs/stage4_labeler/03_features.ipynb #c37d86ea
 def window_spans(
     visible: np.ndarray, # True where a marker is seen, (F,) or (F, N)
     length: int = 120, # frames of a usual window
@@ -62,7 +63,7 @@ def window_spans(
     end[last] = stop
     return np.stack([np.repeat(column, pieces), begin, end], 1)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #9414865f
+# %% ../../nbs/stage4_labeler/03_features.ipynb #e5fa6eaa
 def nearest_seen(
     seen: np.ndarray, # True where a marker is seen, (F, N)
 ) -> tuple[np.ndarray, np.ndarray]: # frame before (-1: none) and frame after (F: none), (F, N) each; the frame itself where it is seen
@@ -72,12 +73,12 @@ def nearest_seen(
     after = np.minimum.accumulate(np.where(seen, frames, len(seen))[::-1], 0)[::-1]
     return before, after
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #f184f34a
+# %% ../../nbs/stage4_labeler/03_features.ipynb #a6af7909
 def _bend(share: np.ndarray, width: np.ndarray, into: np.ndarray, out: np.ndarray) -> np.ndarray:
     "What Hermite's cubic adds to the straight line; `into` and `out` are the speeds at both ends, less the line's own, in mm a frame."
     return share * (1 - share) * width * ((1 - share) * into - share * out)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #2f1321a0
+# %% ../../nbs/stage4_labeler/03_features.ipynb #8bee94eb
 def fill_gaps(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     most: int = 4, # frames; longer gaps are left
@@ -98,7 +99,7 @@ def fill_gaps(
         filled[frame, column] += _bend(share, width, np.nan_to_num(into - slope), np.nan_to_num(out - slope))
     return filled
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #d57fcfb2
+# %% ../../nbs/stage4_labeler/03_features.ipynb #8222f4a5
 def smooth(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -118,7 +119,7 @@ def smooth(
         smoothed[start:stop, columns] = filtfilt(b, a, points[start:stop, columns].astype(np.float64), axis=0)
     return smoothed
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #ef85893f
+# %% ../../nbs/stage4_labeler/03_features.ipynb #ef836df6
 def _steps(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (F, N, 3) twice: to the next frame, and from the one before; NaN where there is none
     "Steps from frame to frame."
     step, none = np.diff(points, axis=0), np.full_like(points[:1], np.nan)
@@ -134,7 +135,7 @@ def velocity(
     speed = (np.nan_to_num(ahead) + np.nan_to_num(behind)) * points.dtype.type(rate) / np.maximum(count, 1)
     return np.where(np.isnan(points), points, speed)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #933b4684
+# %% ../../nbs/stage4_labeler/03_features.ipynb #7ca0ab12
 def acceleration(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -145,9 +146,9 @@ def acceleration(
     for beside in np.concatenate([bend[1:], none]), np.concatenate([none, bend[:-1]]): bend = np.where(np.isnan(bend), beside, bend)
     return np.where(np.isnan(points), points, np.nan_to_num(bend))
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #bd338170
+# %% ../../nbs/stage4_labeler/03_features.ipynb #8eb6b2e6
 def facing_angle(
-    recording: "Recording", # with the names of the two markers
+    recording: Recording, # with the names of the two markers
     left: str, # a marker on the left of the torso or the head
     right: str, # its counterpart on the right
 ) -> float: # radians about z; 0 where the person faces along x
@@ -162,7 +163,7 @@ def facing_angle(
     x, y = across.mean(0, dtype=np.float64)
     return math.atan2(x, -y) # a quarter turn to the left of the arrow
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #e5bb81ad
+# %% ../../nbs/stage4_labeler/03_features.ipynb #647424c3
 def align(
     points: np.ndarray, # mm, (..., 3)
     angle: float, # where the person faces, radians about z
@@ -171,7 +172,7 @@ def align(
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], points.dtype)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #86a55cb7
+# %% ../../nbs/stage4_labeler/03_features.ipynb #96d8d155
 def estimate_facing(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3), no names needed
     travel: float = 500., # mm; who moves less has no direction of travel
@@ -192,7 +193,7 @@ def estimate_facing(
     first = math.atan2(way[1], way[0])
     return tuple(math.remainder(first + turn, 2 * math.pi) for turn in (0, math.pi, math.pi / 2, -math.pi / 2))
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #60d1e52d
+# %% ../../nbs/stage4_labeler/03_features.ipynb #9ce247fc
 def motion(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     rate: float, # frames a second
@@ -201,7 +202,7 @@ def motion(
     points = np.asarray(check_points(points), np.float32)
     return torch.from_numpy(np.concatenate([points, velocity(points, rate), acceleration(points, rate)], -1))
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #f2f06ebf
+# %% ../../nbs/stage4_labeler/03_features.ipynb #674037c7
 def mean_distance(
     position: Tensor, # mm, NaN where missing, (T, N, 3)
     targets: Tensor, # columns that are targets, (n,)
@@ -218,7 +219,7 @@ def mean_distance(
     distance[itself], together[itself] = torch.inf, 0.
     return distance, together
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #9c104a42
+# %% ../../nbs/stage4_labeler/03_features.ipynb #dc8ed356
 def neighbour_order(
     position: Tensor, # mm, NaN where missing, (T, N, 3)
     num_others: int, # how many others a target may have
@@ -234,7 +235,7 @@ def neighbour_order(
     longest = (-together.gather(1, order)).argsort(dim=-1, stable=True)[:, :min(num_others, position.shape[1] - 1)]
     return order.gather(1, longest.sort(-1).values)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #25a024c9
+# %% ../../nbs/stage4_labeler/03_features.ipynb #4ef23834
 def packed_order(
     position: Tensor, # mm, NaN where missing, (T, N, 3)
     num_others: int, # how many others a target may have
@@ -250,7 +251,7 @@ def packed_order(
     places = torch.full((*slot.shape[:2], num_others + 1), N)
     return places.scatter_(2, slot, order.expand_as(slot))[..., :num_others]
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #dbf5e04e
+# %% ../../nbs/stage4_labeler/03_features.ipynb #87eb6613
 def pair_features(
     moving: Tensor, # what `motion` gives, of a window, (T, N, 9)
     num_others: int, # how many others a target has, as the net expects
@@ -273,7 +274,7 @@ def pair_features(
     if few := 5 * num_others - features.shape[-1]: features = pad(features, (0, few))
     return features, moving[:, targets, 0].isfinite().T
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #c35402ad
+# %% ../../nbs/stage4_labeler/03_features.ipynb #d74a8b39
 def marker_features(
     points: np.ndarray, # mm, NaN where missing, a window of T frames and N trajectories, (T, N, 3)
     rate: float, # frames a second
@@ -287,7 +288,7 @@ def marker_features(
     Source: Clouthier et al. 2021."""
     return pair_features(motion(points, rate), num_others, None if targets is None else torch.as_tensor(targets), packed)
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #a4888375
+# %% ../../nbs/stage4_labeler/03_features.ipynb #f633f515
 def mean_sizes(
     features: Sequence[Tensor], # of training windows, each (N, T, 5 * num_others)
 ) -> tuple[float, float, float]: # mean absolute coordinate (mm), speed (mm/s), acceleration (mm/s^2)
@@ -301,7 +302,7 @@ def mean_sizes(
     x, y, z, speed, acceleration = (total / count).tolist()
     return (x + y + z) / 3, speed, acceleration
 
-# %% ../../nbs/stage4_labeler/03_features.ipynb #d030741f
+# %% ../../nbs/stage4_labeler/03_features.ipynb #e70c5870
 @dataclass(frozen=True)
 class FeatureScale:
     "What features are divided by: their means over the training data."
