@@ -7,7 +7,8 @@ __all__ = ['PUBLISHED_TRAINING', 'NETS', 'AVERAGE', 'LabelerSettings', 'check_la
            'flat_frames', 'make_fc', 'NetBase', 'put_back', 'MarkerNet', 'make_lstm', 'LSTMNet', 'TransformerNet',
            'HybridNet', 'build_labeler', 'published_sizes', 'load_published', 'settings_from', 'net_from']
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #36d07f14
+# %% ../../nbs/stage4_labeler/04_model.ipynb #2b7b29bf
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from ..seq2seq.model import run_lstm
 from ..toolkit.checkpoints import fill_model
 from ..toolkit.errors import CheckpointError, ShapeError, check_shape
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #639dc311
+# %% ../../nbs/stage4_labeler/04_model.ipynb #56316b52
 @dataclass
 class LabelerSettings:
     "What has to be known, besides the number of markers, to build a net."
@@ -41,10 +42,10 @@ class LabelerSettings:
     attentionDropout: float = 0.1 # of the attention's branches, in training
     ghost_class: bool = False # one more output, for trajectories that are no marker
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #1a29e402
+# %% ../../nbs/stage4_labeler/04_model.ipynb #40df9bfb
 PUBLISHED_TRAINING = {"batch_size": 100, "lr": 0.078, "momentum": 0.65, "num_epochs": 10} # Clouthier et al. 2021: SGD, trajectories in a batch
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #9ec4975f
+# %% ../../nbs/stage4_labeler/04_model.ipynb #bd8f4f76
 def check_labeler(
     num_markers: int, # M
     settings: LabelerSettings, # as given
@@ -63,7 +64,7 @@ def check_labeler(
     if dim and getattr(settings, dim) % heads: raise ValueError(f"nAttentionHeads={heads} does not divide {dim}={getattr(settings, dim)}")
     need(settings.model_type != "transformer" or settings.transformerDim % 2 == 0, "transformerDim", "an even number: positions are pairs of sine and cosine")
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #c6536542
+# %% ../../nbs/stage4_labeler/04_model.ipynb #e74ac7dc
 def real_first(
     features: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -76,7 +77,7 @@ def real_first(
     features = features.gather(1, front[..., None].expand(-1, -1, features.shape[-1]))
     return features.masked_fill(~kept[..., None], 0.), kept, order
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #77b0c05f
+# %% ../../nbs/stage4_labeler/04_model.ipynb #eebd4422
 def masked_pool(
     states: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -87,7 +88,7 @@ def masked_pool(
     top = states.masked_fill(~real, -torch.inf).amax(1)
     return torch.cat([mean, top.masked_fill(~mask.any(1, keepdim=True), 0.)], -1)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #283f5f4f
+# %% ../../nbs/stage4_labeler/04_model.ipynb #0b550c76
 def flat_frames(
     states: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -98,7 +99,7 @@ def flat_frames(
     if missing < 0: raise ValueError(f"a window of {states.shape[1]} frames does not fit head='flatten' with max_len={max_len}; head='pool' takes any length")
     return F.pad(states.masked_fill(~mask[..., None], 0.), (0, 0, 0, missing)).flatten(1)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #8159942e
+# %% ../../nbs/stage4_labeler/04_model.ipynb #b50e2532
 def make_fc(
     dim: int, # features of a frame, D
     num_outputs: int, # names, and perhaps one for ghosts
@@ -109,7 +110,7 @@ def make_fc(
     norm = nn.BatchNorm1d if flat else nn.LayerNorm
     return nn.Sequential(nn.Linear(settings.max_len * dim if flat else 2 * dim, settings.FCnodes), norm(settings.FCnodes), nn.ReLU(), nn.Linear(settings.FCnodes, num_outputs))
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #c764d87e
+# %% ../../nbs/stage4_labeler/04_model.ipynb #9d4a0b77
 class NetBase(nn.Module):
     "What every marker net has: its size, its head, and a look at what comes in."
     def __init__(self,
@@ -133,7 +134,7 @@ class NetBase(nn.Module):
         check_shape(mask, "mask", "B T", B=sizes["B"], T=sizes["T"])
         if mask.dtype != torch.bool: raise TypeError(f"mask is {mask.dtype}, expected torch.bool: True where a frame is real")
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #7de7d206
+# %% ../../nbs/stage4_labeler/04_model.ipynb #0c53801a
 def put_back(
     weights: Tensor, # between real frames, (B, H, t, t)
     order: Tensor, # from `real_first`, (B, T)
@@ -145,7 +146,7 @@ def put_back(
     weights = F.pad(weights, (0, T - t, 0, T - t)).gather(2, where.expand(B, H, T, T))
     return weights.gather(3, where.transpose(2, 3).expand(B, H, T, T))
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #eba7044e
+# %% ../../nbs/stage4_labeler/04_model.ipynb #a0b08b5b
 class MarkerNet(NetBase):
     "A net that names trajectories; subclasses say how it reads along time."
     def encode(self,
@@ -176,7 +177,7 @@ class MarkerNet(NetBase):
         x, kept, order = real_first(features, mask)
         return [put_back(weights * kept[:, None, :, None], order) for weights in self.encode(x, kept, need_weights=True)[1]]
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #9f47a8f1
+# %% ../../nbs/stage4_labeler/04_model.ipynb #dd254698
 def make_lstm(
     width: int, # features coming in
     settings: LabelerSettings, # nLSTMcells, nLSTMlayers, LSTMdropout
@@ -195,7 +196,7 @@ class LSTMNet(MarkerNet):
         "States of the last layer; an LSTM has no weights to show."
         return run_lstm(self.lstm, x)[0], []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #7fac6182
+# %% ../../nbs/stage4_labeler/04_model.ipynb #91ab806e
 class TransformerNet(MarkerNet):
     "Each frame looks at all real frames, in each layer."
     def __init__(self, num_markers: int, settings: LabelerSettings):
@@ -209,7 +210,7 @@ class TransformerNet(MarkerNet):
         states, weights = self.encoder(self.positions(self.project(x)), mask, need_weights=need_weights)
         return states, weights or []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #d5c3f752
+# %% ../../nbs/stage4_labeler/04_model.ipynb #1d0140dc
 class HybridNet(MarkerNet):
     "Projection, LSTM, one attention over its states with a residual path and a norm."
     def __init__(self, num_markers: int, settings: LabelerSettings):
@@ -225,7 +226,7 @@ class HybridNet(MarkerNet):
         context, weights = self.attention(states, states, states, key_mask=mask, need_weights=need_weights)
         return self.norm(states + self.dropout(context)), [weights] if need_weights else []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #9507b857
+# %% ../../nbs/stage4_labeler/04_model.ipynb #90397871
 NETS = {"lstm": LSTMNet, "transformer": TransformerNet, "hybrid": HybridNet} # by model_type
 
 def build_labeler(
@@ -241,7 +242,7 @@ def build_labeler(
     check_labeler(num_markers, settings)
     return NETS[model_type](num_markers, settings)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #12233ab6
+# %% ../../nbs/stage4_labeler/04_model.ipynb #8050532a
 def published_sizes(
     tensors: dict[str, Tensor], # by their published names
 ) -> tuple[int, dict[str, Any]]: # number of markers, settings
@@ -251,12 +252,15 @@ def published_sizes(
     layers = sum(name.startswith("lstm.weight_hh_l") for name in tensors)
     return num_markers, dict(model_type="lstm", head="flatten", max_len=flat // cells, nLSTMcells=cells, nLSTMlayers=layers, FCnodes=FCnodes)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #d4ff8d87
+# %% ../../nbs/stage4_labeler/04_model.ipynb #16ed9fb8
 def load_published(
     path: str | Path, # a .ckpt of Clouthier et al. 2021, or of the same layout
 ) -> MarkerNet: # an LSTM with the flatten head, in evaluation mode
     "Reads published weights; no code in the file is run. Raises CheckpointError that names the file."
-    try: tensors = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings(): # about the age of the format: what matters is said below
+            warnings.simplefilter("ignore")
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error: raise CheckpointError(f"cannot be read: {error.strerror or error}", path) from None
     except Exception as error: raise CheckpointError(f"is not a file of weights alone: {str(error).splitlines()[0] if str(error) else type(error).__name__}", path) from None # damage has many names
     try: num_markers, settings = published_sizes(tensors)
@@ -267,7 +271,7 @@ def load_published(
     fill_model(net, tensors, path)
     return net.eval()
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #296ee884
+# %% ../../nbs/stage4_labeler/04_model.ipynb #c23bc4d3
 AVERAGE = "average.module." # what the names of averaged weights begin with
 
 def settings_from(
@@ -284,7 +288,7 @@ def settings_from(
         found[name] = value
     return LabelerSettings(**found)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #b2ac3fda
+# %% ../../nbs/stage4_labeler/04_model.ipynb #8e095a75
 def net_from(
     tensors: dict[str, Tensor], # a checkpoint's, by name
     config: dict[str, Any], # its config.json
