@@ -1,15 +1,12 @@
 """The exercises' checks are worth something: right answers pass, stubs are told apart, plausible mistakes are caught."""
 import csv
-import doctest
-import json
 import math
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from exercise_page import ExercisePage, write_notebook
 from torch import nn
 from torch.nn.functional import elu
 
@@ -17,10 +14,7 @@ from stage_modules.attention import exercises as ex
 from stage_modules.attention import multihead, scaled_dot_product, scores
 from stage_modules.toolkit.checking import prove_check
 
-NOTEBOOK = Path(__file__).parent.parent / "nbs" / "stage1_attention" / "exercises.ipynb"
-CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-MARKDOWN = ["".join(c["source"]) for c in CELLS if c["cell_type"] == "markdown"]
-FIRST_CODE = next("".join(c["source"]) for c in CELLS if c["cell_type"] == "code")
+PAGE = ExercisePage("stage1_attention")
 
 
 # ---- answers: right ones in two ways, and the mistakes that people make
@@ -230,58 +224,31 @@ def test_check_never_raises(name):
 
 # ---- the notebook: solutions are complete, examples are true, stubs are stubs
 
-def folded_solutions():
-    blocks = re.findall(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", "\n".join(MARKDOWN), re.DOTALL)
-    return {re.search(r"def (\w+)\(", block)[1]: block for block in blocks}
-
-
 def test_every_exercise_has_hint_check_and_solution():
-    text = "\n".join(MARKDOWN)
-    assert folded_solutions().keys() == ex.CHECKS.keys()
-    assert text.count("<summary>Hint</summary>") == len(ex.CHECKS)
-    assert re.findall(r"^## (\d+)\.", text, re.MULTILINE) == [str(n + 1) for n in range(len(ex.CHECKS))]
-    code = "\n".join("".join(c["source"]) for c in CELLS if c["cell_type"] == "code")
-    for name in ex.CHECKS: assert f"check_{name}({name})" in code
+    PAGE.assert_complete(ex.CHECKS)
 
 
 @pytest.mark.parametrize("name", ex.CHECKS)
 def test_folded_solution_passes_its_check(name):
-    namespace = {}
-    exec(FIRST_CODE, namespace)  # nothing but what the notebook imports
-    exec(folded_solutions()[name], namespace)
-    verdict = ex.CHECKS[name](namespace[name])
+    verdict = ex.CHECKS[name](PAGE.solution(name))
     assert verdict, verdict
 
 
 def test_examples_in_the_statements_are_true():
-    namespace, parser, ran = {}, doctest.DocTestParser(), 0
-    exec(FIRST_CODE, namespace)
-    for block in folded_solutions().values(): exec(block, namespace)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False)
-    for i, text in enumerate(MARKDOWN):
-        test = parser.get_doctest(text, dict(namespace), f"statement {i}", str(NOTEBOOK), 0)
-        if test.examples: runner.run(test); ran += 1
-    assert ran == len(ex.CHECKS)
-    assert runner.failures == 0
+    PAGE.assert_examples_are_true(len(ex.CHECKS))
 
 
 # ---- grading notebooks
 
-def notebook(folder, name, *cells):
-    path = folder / name
-    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": c} for c in cells], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
-    return path
-
-
 def test_the_notebook_of_stubs_is_graded_not_done():
-    row = ex.grade_notebook(NOTEBOOK)
+    row = ex.grade_notebook(PAGE.path)
     assert row["cells_failed"] == 0 and row["passed"] == 0
     assert {row[name] for name in ex.CHECKS} == {"not done yet"}
 
 
 def test_grading_a_class(tmp_path):
-    solved = notebook(tmp_path, "anna.ipynb", FIRST_CODE, *folded_solutions().values())
-    hostile = notebook(tmp_path, "ben.ipynb", "import sys, torch\nsys.exit(3)", "while True: pass", "%matplotlib inline\ndef padding_mask(lengths):\n    while True: pass",
+    solved = write_notebook(tmp_path, "anna.ipynb", PAGE.imports, *PAGE.solutions().values())
+    hostile = write_notebook(tmp_path, "ben.ipynb", "import sys, torch\nsys.exit(3)", "while True: pass", "%matplotlib inline\ndef padding_mask(lengths):\n    while True: pass",
                        "def causal_mask(n): return torch.ones(n, n).tril().bool()", "check_rotate = lambda f: True\ndef rotate(x): return x")
     table = tmp_path / "grades.csv"
     done = subprocess.run([sys.executable, "-m", "stage_modules.attention.exercises", str(solved), str(hostile), "--output", str(table), "--cell_seconds", "4"],
@@ -294,10 +261,10 @@ def test_grading_a_class(tmp_path):
 
 
 def test_what_grading_cannot_run(tmp_path):
-    gone = notebook(tmp_path, "gone.ipynb", "import os\nos._exit(0)")
+    gone = write_notebook(tmp_path, "gone.ipynb", "import os\nos._exit(0)")
     row = ex.grade_notebook(gone)
     assert {row[name] for name in ex.CHECKS} == {"no result"}
-    deaf = notebook(tmp_path, "deaf.ipynb", "import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
+    deaf = write_notebook(tmp_path, "deaf.ipynb", "import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
     row = ex.grade_notebook(deaf, total_seconds=6)
     assert {row[name] for name in ex.CHECKS} == {"time limit"}
     (tmp_path / "text.ipynb").write_text("not JSON")

@@ -1,16 +1,13 @@
 """The checks of stage 2's exercises are worth something: right answers pass, stubs are told apart, plausible mistakes are caught."""
 import csv
-import doctest
-import json
 import math
-import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
+from exercise_page import ExercisePage, write_notebook
 from sacrebleu.metrics import BLEU
 from torch import nn
 from torch.nn import functional as F
@@ -22,10 +19,7 @@ from stage_modules.seq2seq.attention import BahdanauAttention
 from stage_modules.seq2seq.data import make_batch
 from stage_modules.toolkit.checking import prove_check
 
-NOTEBOOK = Path(__file__).parent.parent / "nbs" / "stage2_seq2seq" / "exercises.ipynb"
-CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-MARKDOWN = ["".join(c["source"]) for c in CELLS if c["cell_type"] == "markdown"]
-FIRST_CODE = next("".join(c["source"]) for c in CELLS if c["cell_type"] == "code")
+PAGE = ExercisePage("stage2_seq2seq")
 
 
 # ---- answers: right ones in two ways, and the mistakes that people make
@@ -300,59 +294,31 @@ def test_the_library_s_own_functions_pass():
 
 # ---- the notebook: solutions are complete, examples are true, stubs are stubs
 
-def folded_solutions():
-    blocks = re.findall(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", "\n".join(MARKDOWN), re.DOTALL)
-    return {re.search(r"def (\w+)\(", block)[1]: block for block in blocks}
-
-
-def run(*codes):
-    namespace = {}
-    for code in (FIRST_CODE, *codes): exec(code, namespace)  # noqa: S102 - nothing but what the notebook imports
-    return namespace
-
-
 def test_every_exercise_has_hint_check_and_solution():
-    text = "\n".join(MARKDOWN)
-    assert list(folded_solutions()) == list(ex.CHECKS)
-    assert text.count("<summary>Hint</summary>") == len(ex.CHECKS)
-    assert re.findall(r"^## (\d+)\.", text, re.MULTILINE) == [str(n + 1) for n in range(len(ex.CHECKS))]
-    code = "\n".join("".join(c["source"]) for c in CELLS if c["cell_type"] == "code")
-    for name in ex.CHECKS: assert f"check_{name}({name})" in code
+    PAGE.assert_complete(ex.CHECKS)
 
 
 @pytest.mark.parametrize("name", ex.CHECKS)
 def test_folded_solution_passes_its_check(name):
-    verdict = ex.CHECKS[name](run(folded_solutions()[name])[name])
+    verdict = ex.CHECKS[name](PAGE.solution(name))
     assert verdict, verdict
 
 
 def test_examples_in_the_statements_are_true():
-    namespace, parser, ran = run(*folded_solutions().values()), doctest.DocTestParser(), 0
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False)
-    for i, text in enumerate(MARKDOWN):
-        test = parser.get_doctest(text, dict(namespace), f"statement {i}", str(NOTEBOOK), 0)
-        if test.examples: runner.run(test); ran += 1
-    assert ran == len(ex.CHECKS)
-    assert runner.failures == 0
+    PAGE.assert_examples_are_true(len(ex.CHECKS))
 
 
 # ---- grading notebooks: stage 1's grader with this stage's checks
 
-def notebook(folder, name, *cells):
-    path = folder / name
-    path.write_text(json.dumps({"cells": [{"cell_type": "code", "source": c} for c in cells], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), encoding="utf-8")
-    return path
-
-
 def test_the_notebook_of_stubs_is_graded_not_done():
-    row = ex.grade_notebook(NOTEBOOK)
+    row = ex.grade_notebook(PAGE.path)
     assert row["cells_failed"] == 0 and row["passed"] == 0
     assert {row[name] for name in ex.CHECKS} == {"not done yet"}
 
 
 def test_grading_a_class(tmp_path):
-    solved = notebook(tmp_path, "anna.ipynb", FIRST_CODE, *folded_solutions().values())
-    other = notebook(tmp_path, "ben.ipynb", "1 / 0", "def length_score(p, length, alpha): return p", "def causal_mask(n): return 3")
+    solved = write_notebook(tmp_path, "anna.ipynb", PAGE.imports, *PAGE.solutions().values())
+    other = write_notebook(tmp_path, "ben.ipynb", "1 / 0", "def length_score(p, length, alpha): return p", "def causal_mask(n): return 3")
     table = tmp_path / "grades.csv"
     done = subprocess.run([sys.executable, "-m", "stage_modules.seq2seq.exercises", str(solved), str(other), "--output", str(table)],
                           check=False, capture_output=True, text=True, timeout=180)
