@@ -83,6 +83,15 @@ def test_real_first_keeps_order_and_put_back_undoes_it(mask):
         assert full[i][:, ~row].eq(0).all() and full[i][:, :, ~row].eq(0).all()
 
 
+@pytest.mark.parametrize("kind", NETS)
+def test_a_root_of_the_features_is_the_same_as_features_that_are_roots(kind):
+    mask, features = torch.rand(3, 6) < .8, torch.randn(3, 6, 20)
+    rooted, plain = net(kind, input_power=.5), net(kind)
+    with torch.no_grad(): assert (rooted(features, mask) - plain(features.sign() * features.abs().sqrt(), mask)).abs().max() < 1e-5
+    for power in 0., 1.5:
+        with pytest.raises(ValueError, match="input_power"): net(kind, input_power=power)
+
+
 def test_pool_takes_the_largest_also_where_all_are_negative():
     states = torch.tensor([[[-3.], [-1.], [0.]]])
     assert masked_pool(states, torch.tensor([[True, True, False]])).tolist() == [[-2., -1.]]

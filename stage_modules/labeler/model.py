@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_TRAINING', 'NETS', 'AVERAGE', 'LabelerSettings', 'check_labeler', 'real_first', 'masked_pool',
-           'flat_frames', 'make_fc', 'NetBase', 'put_back', 'MarkerNet', 'make_lstm', 'LSTMNet', 'TransformerNet',
-           'HybridNet', 'build_labeler', 'published_sizes', 'load_published', 'settings_from', 'net_from']
+           'flat_frames', 'make_fc', 'NetBase', 'put_back', 'spread', 'MarkerNet', 'make_lstm', 'LSTMNet',
+           'TransformerNet', 'HybridNet', 'build_labeler', 'published_sizes', 'load_published', 'settings_from',
+           'net_from']
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #2b7b29bf
+# %% ../../nbs/stage4_labeler/04_model.ipynb #152fea80
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..seq2seq.model import run_lstm
 from ..toolkit.checkpoints import fill_model
 from ..toolkit.errors import CheckpointError, ShapeError, check_shape
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #56316b52
+# %% ../../nbs/stage4_labeler/04_model.ipynb #82e8dcb7
 @dataclass
 class LabelerSettings:
     "What has to be known, besides the number of markers, to build a net."
@@ -41,11 +42,12 @@ class LabelerSettings:
     transformerFFDim: int = 512 # features inside the feed-forward nets, in transformer
     attentionDropout: float = 0.1 # of the attention's branches, in training
     ghost_class: bool = False # one more output, for trajectories that are no marker
+    input_power: float = 1.0 # features come in as sign(x) |x|^power: below 1, small differences count for more; 1 is the published one
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #40df9bfb
+# %% ../../nbs/stage4_labeler/04_model.ipynb #c00f862c
 PUBLISHED_TRAINING = {"batch_size": 100, "lr": 0.078, "momentum": 0.65, "num_epochs": 10} # Clouthier et al. 2021: SGD, trajectories in a batch
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #bd8f4f76
+# %% ../../nbs/stage4_labeler/04_model.ipynb #d890b878
 def check_labeler(
     num_markers: int, # M
     settings: LabelerSettings, # as given
@@ -58,13 +60,14 @@ def check_labeler(
         need(getattr(settings, name) in values, name, "one of " + ", ".join(values))
     for f in fields(LabelerSettings):
         if f.type is int: need(1 <= getattr(settings, f.name) <= 2**16, f.name, "1 to 65536")
-        if f.type is float: need(0 <= getattr(settings, f.name) < 1, f.name, "a share from 0 to below 1")
+        if f.name.endswith("ropout"): need(0 <= getattr(settings, f.name) < 1, f.name, "a share from 0 to below 1")
+    need(0 < settings.input_power <= 1, "input_power", "above 0, to 1")
     dim = {"lstm": None, "transformer": "transformerDim", "hybrid": "nLSTMcells"}[settings.model_type]
     heads = settings.nAttentionHeads
     if dim and getattr(settings, dim) % heads: raise ValueError(f"nAttentionHeads={heads} does not divide {dim}={getattr(settings, dim)}")
     need(settings.model_type != "transformer" or settings.transformerDim % 2 == 0, "transformerDim", "an even number: positions are pairs of sine and cosine")
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #e74ac7dc
+# %% ../../nbs/stage4_labeler/04_model.ipynb #0435d29a
 def real_first(
     features: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -77,7 +80,7 @@ def real_first(
     features = features.gather(1, front[..., None].expand(-1, -1, features.shape[-1]))
     return features.masked_fill(~kept[..., None], 0.), kept, order
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #eebd4422
+# %% ../../nbs/stage4_labeler/04_model.ipynb #22852283
 def masked_pool(
     states: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -88,7 +91,7 @@ def masked_pool(
     top = states.masked_fill(~real, -torch.inf).amax(1)
     return torch.cat([mean, top.masked_fill(~mask.any(1, keepdim=True), 0.)], -1)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #0b550c76
+# %% ../../nbs/stage4_labeler/04_model.ipynb #ecef3352
 def flat_frames(
     states: Tensor, # (B, T, D)
     mask: Tensor, # True where a frame is real, (B, T)
@@ -99,7 +102,7 @@ def flat_frames(
     if missing < 0: raise ValueError(f"a window of {states.shape[1]} frames does not fit head='flatten' with max_len={max_len}; head='pool' takes any length")
     return F.pad(states.masked_fill(~mask[..., None], 0.), (0, 0, 0, missing)).flatten(1)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #b50e2532
+# %% ../../nbs/stage4_labeler/04_model.ipynb #23ffc6d8
 def make_fc(
     dim: int, # features of a frame, D
     num_outputs: int, # names, and perhaps one for ghosts
@@ -110,7 +113,7 @@ def make_fc(
     norm = nn.BatchNorm1d if flat else nn.LayerNorm
     return nn.Sequential(nn.Linear(settings.max_len * dim if flat else 2 * dim, settings.FCnodes), norm(settings.FCnodes), nn.ReLU(), nn.Linear(settings.FCnodes, num_outputs))
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #9d4a0b77
+# %% ../../nbs/stage4_labeler/04_model.ipynb #30500cee
 class NetBase(nn.Module):
     "What every marker net has: its size, its head, and a look at what comes in."
     def __init__(self,
@@ -134,7 +137,7 @@ class NetBase(nn.Module):
         check_shape(mask, "mask", "B T", B=sizes["B"], T=sizes["T"])
         if mask.dtype != torch.bool: raise TypeError(f"mask is {mask.dtype}, expected torch.bool: True where a frame is real")
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #0c53801a
+# %% ../../nbs/stage4_labeler/04_model.ipynb #6f3b83d9
 def put_back(
     weights: Tensor, # between real frames, (B, H, t, t)
     order: Tensor, # from `real_first`, (B, T)
@@ -146,7 +149,15 @@ def put_back(
     weights = F.pad(weights, (0, T - t, 0, T - t)).gather(2, where.expand(B, H, T, T))
     return weights.gather(3, where.transpose(2, 3).expand(B, H, T, T))
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #a0b08b5b
+# %% ../../nbs/stage4_labeler/04_model.ipynb #c50add55
+def spread(
+    features: Tensor, # any shape
+    power: float, # above 0, to 1; 1 changes nothing
+) -> Tensor: # the same shape
+    "sign(x) |x|^power."
+    return features if power == 1 else features.sign() * features.abs().pow(power)
+
+# %% ../../nbs/stage4_labeler/04_model.ipynb #4bf7c608
 class MarkerNet(NetBase):
     "A net that names trajectories; subclasses say how it reads along time."
     def encode(self,
@@ -164,7 +175,7 @@ class MarkerNet(NetBase):
         "Names trajectories. Raises what `check` does, and ValueError for a window that the head has no room for."
         self.check(features, mask)
         x, kept, _ = real_first(features, mask)
-        states, _ = self.encode(x, kept)
+        states, _ = self.encode(spread(x, self.settings.input_power), kept)
         return self.fc(masked_pool(states, kept) if self.settings.head == "pool" else flat_frames(states, kept, self.settings.max_len))
 
     @torch.no_grad()
@@ -175,9 +186,9 @@ class MarkerNet(NetBase):
         "Where each frame looks."
         self.check(features, mask)
         x, kept, order = real_first(features, mask)
-        return [put_back(weights * kept[:, None, :, None], order) for weights in self.encode(x, kept, need_weights=True)[1]]
+        return [put_back(weights * kept[:, None, :, None], order) for weights in self.encode(spread(x, self.settings.input_power), kept, need_weights=True)[1]]
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #dd254698
+# %% ../../nbs/stage4_labeler/04_model.ipynb #eb8d45bf
 def make_lstm(
     width: int, # features coming in
     settings: LabelerSettings, # nLSTMcells, nLSTMlayers, LSTMdropout
@@ -186,6 +197,7 @@ def make_lstm(
     dropout = settings.LSTMdropout if settings.nLSTMlayers > 1 else 0. # there is no between in one layer
     return nn.LSTM(width, settings.nLSTMcells, settings.nLSTMlayers, batch_first=True, dropout=dropout)
 
+# %% ../../nbs/stage4_labeler/04_model.ipynb #0a0f7a53
 class LSTMNet(MarkerNet):
     "Reads forwards, frame by frame (Clouthier et al. 2021)."
     def __init__(self, num_markers: int, settings: LabelerSettings):
@@ -196,7 +208,7 @@ class LSTMNet(MarkerNet):
         "States of the last layer; an LSTM has no weights to show."
         return run_lstm(self.lstm, x)[0], []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #91ab806e
+# %% ../../nbs/stage4_labeler/04_model.ipynb #7f447b9d
 class TransformerNet(MarkerNet):
     "Each frame looks at all real frames, in each layer."
     def __init__(self, num_markers: int, settings: LabelerSettings):
@@ -210,7 +222,7 @@ class TransformerNet(MarkerNet):
         states, weights = self.encoder(self.positions(self.project(x)), mask, need_weights=need_weights)
         return states, weights or []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #1d0140dc
+# %% ../../nbs/stage4_labeler/04_model.ipynb #3193b8d0
 class HybridNet(MarkerNet):
     "Projection, LSTM, one attention over its states with a residual path and a norm."
     def __init__(self, num_markers: int, settings: LabelerSettings):
@@ -226,7 +238,7 @@ class HybridNet(MarkerNet):
         context, weights = self.attention(states, states, states, key_mask=mask, need_weights=need_weights)
         return self.norm(states + self.dropout(context)), [weights] if need_weights else []
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #90397871
+# %% ../../nbs/stage4_labeler/04_model.ipynb #83ad7e83
 NETS = {"lstm": LSTMNet, "transformer": TransformerNet, "hybrid": HybridNet} # by model_type
 
 def build_labeler(
@@ -242,7 +254,7 @@ def build_labeler(
     check_labeler(num_markers, settings)
     return NETS[model_type](num_markers, settings)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #8050532a
+# %% ../../nbs/stage4_labeler/04_model.ipynb #091ad17e
 def published_sizes(
     tensors: dict[str, Tensor], # by their published names
 ) -> tuple[int, dict[str, Any]]: # number of markers, settings
@@ -252,7 +264,7 @@ def published_sizes(
     layers = sum(name.startswith("lstm.weight_hh_l") for name in tensors)
     return num_markers, dict(model_type="lstm", head="flatten", max_len=flat // cells, nLSTMcells=cells, nLSTMlayers=layers, FCnodes=FCnodes)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #16ed9fb8
+# %% ../../nbs/stage4_labeler/04_model.ipynb #5f0e5075
 def load_published(
     path: str | Path, # a .ckpt of Clouthier et al. 2021, or of the same layout
 ) -> MarkerNet: # an LSTM with the flatten head, in evaluation mode
@@ -271,7 +283,7 @@ def load_published(
     fill_model(net, tensors, path)
     return net.eval()
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #c23bc4d3
+# %% ../../nbs/stage4_labeler/04_model.ipynb #3f79a12b
 AVERAGE = "average.module." # what the names of averaged weights begin with
 
 def settings_from(
@@ -279,7 +291,7 @@ def settings_from(
     path: str | Path, # where it was read from, for messages
 ) -> LabelerSettings:
     "The net's settings. Raises CheckpointError for a configuration that is not of a marker net."
-    found = {}
+    found, config = {}, {"input_power": 1., **config} # which came later
     for name, default in asdict(LabelerSettings()).items():
         if name not in config: raise CheckpointError(f"is not of a marker labeler: field {name!r} is missing", path)
         value = config[name]
@@ -288,7 +300,7 @@ def settings_from(
         found[name] = value
     return LabelerSettings(**found)
 
-# %% ../../nbs/stage4_labeler/04_model.ipynb #8e095a75
+# %% ../../nbs/stage4_labeler/04_model.ipynb #f8dd1c49
 def net_from(
     tensors: dict[str, Tensor], # a checkpoint's, by name
     config: dict[str, Any], # its config.json
