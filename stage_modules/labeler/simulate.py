@@ -12,7 +12,7 @@ __all__ = ['SIDED', 'PARENTS', 'AT', 'JOINTS', 'INSETS', 'UPRIGHT', 'GAITS', 'CO
            'hidden_samples', 'make_ghosts', 'swap_columns', 'cut_fragments', 'spoil', 'simulate_many', 'SimulateConfig',
            'load_marker_set', 'truth_runs', 'write_simulated', 'main']
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #ade71e73
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #0a4a0b61
 import json
 import math
 import sys
@@ -34,12 +34,12 @@ from ..toolkit.errors import DataError, check_shape
 from ..unet1d.poses import JUMP, Style, draw_style, jump
 from ..unet1d.sample import complain
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #ec239c6a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f56d4d81
 SIDED = ("upperarm", "forearm", "hand", "thigh", "shank", "foot")
 PARENTS = (-1, 0, 1, 1, 3, 4, 0, 6, 7, 1, 9, 10, 0, 12, 13) # which segment each hangs on
 AT = {name: i for i, name in enumerate(SEGMENTS)} # its row
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #0b8c8df2
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #a69200aa
 JOINTS = { # where a segment's joint is, in the frame of the segment that it hangs on; right side
     "pelvis": (0, 0, 0), "torso": (-95, 85, 0), "head": (5, 345, 0), "upperarm": (-5, 372, 170), "forearm": (0, -287, 0), "hand": (0, -250, 0),
     "thigh": (-56, -79, 77), "shank": (0, -405, 0), "foot": (0, -400, 0)}
@@ -51,7 +51,7 @@ def plain(
     "A segment's name without its side."
     return segment.split("_")[-1]
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e6fe794f
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f1671c85
 def per_segment(
     values: Mapping[str, Sequence[float]], # x, y, z by a segment's plain name; right side
 ) -> np.ndarray: # a row for each of the 15 segments, zeros where there is no value
@@ -59,7 +59,7 @@ def per_segment(
     mirror = [(1, 1, -1 if name.startswith("left") else 1) for name in SEGMENTS]
     return np.array([values.get(plain(name), (0, 0, 0)) for name in SEGMENTS], dtype=float) * mirror
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #fe39fd5d
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #54b7643b
 @dataclass(frozen=True)
 class Subject:
     "Size, proportions and manner of one person. All but `height` and `style` are factors."
@@ -83,7 +83,7 @@ class Subject:
         factor = lambda spread: float(np.exp(spread * np.clip(random.normal(), -2, 2)))
         return cls(float(random.uniform(*heights)), *(factor(s) for s in (.1, .03, .04, .06, .06, .04, .05)), draw_style(random))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #c41bbe96
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #9cb33dc9
 @dataclass(frozen=True)
 class Body:
     "The joints of one person."
@@ -102,7 +102,7 @@ class Body:
         scale = np.array([sizes[plain(name)] for name in SEGMENTS]) * s.height / 1.7
         return cls(per_segment(JOINTS) * scale[np.maximum(PARENTS, 0)], per_segment(INSETS) * scale, scale)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #8c8b87ef
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #8d7991df
 UPRIGHT = np.array([[1., 0, 0], [0, 0, -1], [0, 1, 0]]) # from a segment's axes to the laboratory's: x forward, y to the left, z up
 
 def _signs() -> np.ndarray: # (15, 3)
@@ -110,7 +110,7 @@ def _signs() -> np.ndarray: # (15, 3)
     forward = ("upperarm", "forearm", "hand", "thigh", "foot") # these bend so that what hangs goes forward; the others bow
     return np.array([[1 if plain(n) in forward else -1, -1 if n.startswith("right") else 1, -1 if n.startswith("left") else 1] for n in SEGMENTS])
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #72cfb3ec
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e4b61efd
 def turn_matrix(
     bend: Any, tilt: Any, twist: Any, # degrees about z, x and y, all of the same shape (...)
 ) -> np.ndarray: # (..., 3, 3)
@@ -118,7 +118,7 @@ def turn_matrix(
     (a, b, c), (A, B, C) = ([f(np.radians(v)) for v in (bend, tilt, twist)] for f in (np.sin, np.cos))
     return np.stack([A * C - a * b * c, -a * B, A * c + a * b * C, a * C + A * b * c, A * B, a * c - A * b * C, -B * c, b, B * C], -1).reshape(*np.shape(bend), 3, 3)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #3738f5e8
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #0901b2aa
 def place_segments(
     angles: np.ndarray, # bend, tilt, twist, degrees, (F, 15, 3); the pelvis' twist is the heading
     body: Body, # of one person
@@ -133,7 +133,7 @@ def place_segments(
         origins[:, i] = origins[:, parent] + turns[:, parent] @ body.joints[i] - turns[:, i] @ body.insets[i]
     return turns, origins
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #10a09a5a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #65ed6500
 def on_body(
     turns: np.ndarray, # (F, 15, 3, 3)
     origins: np.ndarray, # (F, 15, 3)
@@ -143,7 +143,7 @@ def on_body(
     "Points that are fixed to segments."
     return origins[:, segments] + np.einsum("fmij,mj->fmi", turns[:, segments], offsets)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #389276e2
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b15d33ea
 def pose(
     frames: int, # how many
     **parts: Sequence[Any], # bend, tilt, twist by plain name, degrees: a number, (F,), or (2, F) for left and right
@@ -155,7 +155,7 @@ def pose(
         for k, value in enumerate(triple): out[:, where, k] = np.broadcast_to(value, (2, frames)).T if name in SIDED else value
     return out
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #69a00445
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #76a61f1e
 GAITS = { # degrees, every tenth of a cycle of the left leg; cycles a second; share of the cycle in which the foot is down
     "walk": dict(hip=(32, 28, 20, 9, -2, -10, -8, 12, 28, 35), knee=(5, 16, 17, 10, 6, 12, 36, 60, 52, 20), ankle=(0, -5, 3, 7, 10, 7, -15, -10, 0, 2),
                  pace=.9, down=.62, lean=8., torso=-3., arms=20., elbow=25., yaw=5., drop=4.),
@@ -169,7 +169,7 @@ def cycle(
     "A smooth curve through the values that begins again where it ends; speed and acceleration have no jumps either."
     return CubicSpline(np.linspace(0, 1, len(values) + 1), [*values, values[0]], bc_type="periodic")(np.mod(phase, 1))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #01ee7619
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #a68143ce
 def gait_angles(
     phase: np.ndarray, # of the left leg, in cycles, (F,)
     kind: str, # a key of `GAITS`
@@ -187,7 +187,7 @@ def gait_angles(
         shank=(np.maximum(knee * style.knees, 0), 0, -.5 * style.toe_out), foot=(ankle + 20 * (style.knees - 1), 0, 0),
         upperarm=(-arms * (swing - .15) * uneven, style.arm_out, 15), forearm=(np.maximum(g["elbow"] + style.elbow - .5 * arms * swing, 5), 0, 70))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e610a7cb
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b87349a8
 CONTACTS = { # by plain name of the segment; right side, mm
     "foot": ((-15, -25, 0), (175, -25, 30), (175, -25, -30), (232, -18, 0)), "shank": ((45, -10, 0), (40, -60, 0)), "thigh": ((65, -200, 0),),
     "upperarm": ((-30, -290, 0),), "forearm": ((10, -230, 0),), "hand": ((15, -50, 0), (5, -150, 0)),
@@ -199,7 +199,7 @@ def contact_points() -> tuple[np.ndarray, np.ndarray]: # segment of each point (
     rows = [(i, (x, y, -z if name.startswith("left") else z)) for i, name in enumerate(SEGMENTS) for x, y, z in CONTACTS[plain(name)]]
     return np.array([i for i, _ in rows]), np.array([point for _, point in rows], dtype=float)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #01bc6bde
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #56675c54
 GRAVITY = 9810. # mm/s²
 
 def bridge(
@@ -216,7 +216,7 @@ def bridge(
     flight = np.maximum(time - before, 0) * np.maximum(after - time, 0) / rate ** 2
     return out + fall * GRAVITY / 2 * flight[:, None]
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #c2c80eb1
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #74e4c445
 def ground_path(
     points: np.ndarray, # contact points when the pelvis stays at 0, mm, (F, C, 3)
     lift: np.ndarray, # mm to add to their heights where they carry nothing, (F, C)
@@ -233,7 +233,7 @@ def ground_path(
     up = bridge(-heights.min(1)[:, None], ~flight, rate, fall=True)
     return gaussian_filter1d(np.concatenate([np.cumsum(speed, 0) / rate, up], 1), .01 * rate, axis=0, mode="nearest")
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #87bbc51f
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #5d274578
 def shortest_turn(
     start: np.ndarray, # directions, (F, 3)
     end: np.ndarray, # directions, (F, 3)
@@ -243,7 +243,7 @@ def shortest_turn(
     sine = np.linalg.norm(axis, axis=-1, keepdims=True)
     return Rotation.from_rotvec(axis / np.maximum(sine, 1e-9) * np.arctan2(sine, cosine))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #dbf67f44
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #6ce72731
 def knee_bend(
     distance: np.ndarray, # hip to ankle, mm, (F,)
     thigh: float, shank: float, # their lengths, mm
@@ -254,7 +254,7 @@ def knee_bend(
     distance = np.minimum(distance, start) + room * (1 - np.exp(-np.maximum(distance - start, 0) / room))
     return np.pi - np.arccos(np.clip((thigh ** 2 + shank ** 2 - distance ** 2) / (2 * thigh * shank), -1, 1))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #981fa455
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #047799db
 def _move_foot(
     turns: np.ndarray, origins: np.ndarray, # changed in place
     body: Body, shift: np.ndarray, side: str, # as in `move_feet`
@@ -283,7 +283,7 @@ def move_feet(
     for side in "left", "right": _move_foot(turns, origins, body, shift, side)
     return turns, origins
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #7dc9d69a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #5f4157a8
 class Motion(NamedTuple):
     "What one activity does, before it meets the floor."
     angles: np.ndarray # degrees, (F, 15, 3)
@@ -291,6 +291,7 @@ class Motion(NamedTuple):
     swing: np.ndarray # mm by which the left and the right foot are lifted in the account of who carries, (F, 2)
     hop: float = 0. # mm/s forward that a flight adds
 
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #dca015fa
 def smoothstep(
     x: np.ndarray, # any shape
 ) -> np.ndarray: # 0 below 0, 1 above 1, smooth in between
@@ -298,7 +299,7 @@ def smoothstep(
     x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #902e65b6
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b0d8be64
 def gait_motion(
     kind: str, # a key of `GAITS`
     style: Style, # of the person
@@ -315,7 +316,7 @@ def gait_motion(
     swing = 50 * smoothstep((both - down - .03) / .05) * smoothstep((.98 - both) / .04) * smoothstep(go[:, None] / .3 - 2.3)
     return Motion(gait_angles(phase, kind, style), (both > down).all(1) & (go > .99), swing)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #9b3bab02
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #fe606155
 def jump_motion(
     style: Style, # of the person
     seconds: np.ndarray, # evenly spaced, (F,)
@@ -330,7 +331,7 @@ def jump_motion(
     now = np.mod(clock, max(JUMP))
     return Motion(angles, (now > off) & (now < land), np.zeros((len(seconds), 2)), random.uniform(-200, 800))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #669e51c2
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #736175ac
 POSTURES = { # bend, tilt, twist in degrees; a pair is left and right
     "stand": dict(thigh=(3, 3, -5), shank=(5, 0, 0), foot=(2, 0, 0), upperarm=(0, 8, 15), forearm=(18, 0, 70)),
     "prone": dict(pelvis=(90, 0, 0), torso=(-4, 0, 0), head=(-20, 0, 0), upperarm=(0, 75, -85), forearm=(95, 0, 75), hand=(-10, 0, 0), thigh=(-2, 14, -10), shank=(16, 0, 0), foot=(-48, 0, 0)),
@@ -340,7 +341,7 @@ POSTURES = { # bend, tilt, twist in degrees; a pair is left and right
     "lunge": dict(pelvis=(45, 0, 0), torso=(12, 0, 0), head=(-30, 0, 0), thigh=([[88], [30]], 4, 0), shank=([[78], [52]], 0, 0), foot=([[18], [10]], 0, 0), upperarm=([[-20], [35]], 12, 15), forearm=(60, 0, 70))}
 PLANS = (("prone", "push", "half", "lunge"), ("half", "lunge"), ("kneel", "half", "lunge"), ("stand", "lunge", "half", "kneel"), ("stand", "half", "lunge", "stand"), ("push", "prone", "push", "half", "lunge"))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #5ed66efd
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #433fc29b
 def mirrored(
     angles: np.ndarray, # (F, 15, 3)
 ) -> np.ndarray: # (F, 15, 3)
@@ -349,7 +350,7 @@ def mirrored(
     out[:, :3, 1:] *= -1
     return out
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #8e018f01
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #90a3d48d
 def posture_angles(
     plan: Sequence[str], # names of postures
     seconds: np.ndarray, # evenly spaced, (F,)
@@ -361,7 +362,7 @@ def posture_angles(
     angles = PchipInterpolator([-9, *times, times[-1] + 99 + seconds[-1]], keys)(seconds)
     return gaussian_filter1d(mirrored(angles) if random.integers(2) else angles, .05 / (seconds[1] - seconds[0]), axis=0, mode="nearest"), float(times[-1])
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #5ba31e45
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #04eeb10d
 def kneel_motion(
     style: Style, # of the person
     seconds: np.ndarray, # evenly spaced, (F,)
@@ -374,7 +375,7 @@ def kneel_motion(
     gait = gait_motion(("walk", "run")[random.integers(2)], style, seconds, random, go)
     return gait._replace(angles=angles + go[:, None, None] * (gait.angles - angles))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #05759d7d
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #649a62f9
 ACTIVITIES = ("walk", "run", "kneel", "jump", "turn")
 
 def heading_change(
@@ -397,7 +398,7 @@ def wander(
     speed, start = random.uniform(.2, 1.2, (3, 1, 15, 3)), random.uniform(0, 1, (3, 1, 15, 3))
     return degrees * math.sqrt(2 / 3) * np.sin(2 * np.pi * (speed * seconds[:, None, None] + start)).sum(0)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #666504a2
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #32347b41
 def make_motion(
     activity: str, # one of `ACTIVITIES`
     style: Style, # of the person
@@ -414,7 +415,7 @@ def make_motion(
     angles[:, 1, 1] -= .1 * np.gradient(heading, seconds) # lean into the turn
     return motion._replace(angles=angles)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #40a41646
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b10d52f2
 EVEN = dict(walk=.1, run=.08, turn=.1, kneel=.03, jump=.015) # seconds over which the pelvis' path is smoothed
 
 def move_body(
@@ -441,7 +442,7 @@ def move_body(
     smooth = smooth[margin:margin + frames]
     return turns, origins + (smooth - [*smooth[:, :2].mean(0), 0])[:, None]
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #61e0e0a8
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #88c6780c
 LANDMARKS = { # segment, and x, y, z there for a person of 1.70 m, right side, mm
     "FHD": ("head", 110, 230, 65), "BHD": ("head", -80, 220, 65), "C7": ("torso", -80, 405, 0), "T2": ("torso", -95, 370, 0), "T6": ("torso", -118, 270, 0),
     "T10": ("torso", -112, 180, 0), "T12": ("torso", -100, 125, 0), "CLAV": ("torso", 55, 355, 0), "STRN": ("torso", 95, 215, 0), "BAK": ("torso", -115, 295, 75), "SHO": ("torso", -10, 412, 165),
@@ -462,7 +463,7 @@ def landmark(
     if base == marker: return (segment if segment not in SIDED else f"right_{segment}"), np.array(place, dtype=float)
     return (f"{side}_{segment}" if segment in SIDED else segment), np.array(place, dtype=float) * [1, 1, -1 if side == "left" else 1]
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #db58dfe9
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #fa11d0a9
 def default_markers() -> MarkerSet:
     "The 39 markers of the Plug-in Gait full-body set, with offsets for a person of 1.70 m."
     sided = "FHD BHD SHO UPA ELB FRM WRA WRB FIN ASI PSI THI KNE TIB ANK HEE TOE".split()
@@ -470,7 +471,7 @@ def default_markers() -> MarkerSet:
     found = [landmark(name) for name in names]
     return MarkerSet(names, tuple(segment for segment, _ in found), np.array([place for _, place in found]), ("LSHO", "RSHO"))
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #3022d1fe
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #c2aae21e
 EXTENTS = { # two ends of a segment's axis and its radius, mm; right side
     "pelvis": ((-60, -40, 0), (-60, 70, 0), 120), "torso": ((-20, 60, 0), (-20, 400, 0), 120), "head": ((15, 120, 0), (15, 260, 0), 85), "upperarm": ((0, 0, 0), (0, -287, 0), 48),
     "forearm": ((0, 0, 0), (0, -250, 0), 38), "hand": ((0, 0, 0), (0, -170, 0), 30), "thigh": ((0, 0, 0), (0, -405, 0), 75), "shank": ((0, 0, 0), (0, -400, 0), 52), "foot": ((0, 10, 0), (230, 10, 0), 38)}
@@ -487,7 +488,7 @@ def spread_markers(
     across = np.array([0., 0, -1 if segment.startswith("left") else 1])
     return start + along[:, None] * (end - start) + radius * (np.cos(angle)[:, None] * up + np.sin(angle)[:, None] * across)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #22f37601
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #34747887
 def _named_offsets(
     marker_set: MarkerSet, # M markers
 ) -> tuple[tuple[str, ...], np.ndarray]: # segment of each, and where the names put it, (M, 3), NaN for names that are not known
@@ -511,7 +512,7 @@ def marker_places(
         places[unknown] = spread_markers(segment, len(unknown))
     return np.array([AT[s] for s in segments], dtype=int), places
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #0bf8046a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e3a2f406
 def simulate(
     marker_set: MarkerSet, # M markers, with segments; offsets are used where there are any
     activity: str = "walk", # one of `ACTIVITIES`
@@ -534,7 +535,7 @@ def simulate(
     points = on_body(turns, origins, segments, places)
     return Recording(points.astype(np.float32), tuple(marker_set.markers), float(rate), f"{activity} {seed}")
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #78ffae5a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #33d74d5c
 def _markers_at(
     numbers: np.ndarray, # 45 angles in degrees, then the pelvis in mm, (P, 48)
     body: Body, segments: np.ndarray, places: np.ndarray, # M markers
@@ -552,7 +553,7 @@ def _slopes(
     found = _markers_at((numbers[:, None] + steps).reshape(-1, 48), *where).reshape(len(numbers), 49, -1)
     return found[:, 0], (found[:, 1:] - found[:, :1]).swapaxes(1, 2) / .1
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #ce39d741
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e051baed
 def fit_poses(
     points: np.ndarray, # markers in K frames, mm, NaN where missing, (K, M, 3)
     body: Body, # whose pose
@@ -574,7 +575,7 @@ def fit_poses(
         numbers = numbers + np.linalg.solve(normal, pull[..., None])[..., 0]
     return numbers
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #c2ba1d7e
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #026b1f28
 def _first_guess(
     points: np.ndarray, # (K, M, 3)
     segments: np.ndarray, places: np.ndarray, # for 1.70 m
@@ -590,7 +591,7 @@ def _first_guess(
     start[:, 2], start[:, 45:] = np.degrees(heading), np.nanmean(points, 1)
     return 1.7 * size, start
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #bf16d2bb
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b168aeee
 def fit_offsets(
     recording: Recording, # labelled; standing or walking upright
     marker_set: MarkerSet, # M markers with segments
@@ -614,13 +615,13 @@ def fit_offsets(
         places[ever] = np.nanmedian(local[:, ever], 0)
     return replace(marker_set, segments=tuple(SEGMENTS[s] for s in segments), offsets=places)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #5f61d671
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #77c4ec28
 class Spoiled(NamedTuple):
     "What the cameras deliver, and which marker each sample really is."
     recording: Recording # N trajectories called *0, *1, ... in random order
     truth: np.ndarray # index of the marker, -1 for a ghost or where nothing is seen, (F, N) int16
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #dead4816
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #8c30c1fc
 def hidden_samples(
     shape: tuple[int, int], # frames and trajectories, F and N
     share: float, # of the samples, 0 to less than 1
@@ -641,7 +642,7 @@ def hidden_samples(
     covered = np.cumsum(np.bincount(first.ravel(), minlength=count + 1)[:count])
     return first <= np.searchsorted(covered, share * frames * columns)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #b14dfad3
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f8dd39b4
 def make_ghosts(
     points: np.ndarray, # the real markers, mm, (F, N, 3)
     count: int, # how many, G
@@ -661,7 +662,7 @@ def make_ghosts(
     time = np.arange(frames)[:, None]
     return np.where(((time >= start) & (time <= start + length))[..., None], ghosts, np.nan)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #7fa272c8
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #185362d6
 def swap_columns(
     points: np.ndarray, # mm, (F, N, 3)
     truth: np.ndarray, # marker of each sample, (F, N)
@@ -678,7 +679,7 @@ def swap_columns(
         points[frame:, [i, j]], truth[frame:, [i, j]] = points[frame:, [j, i]], truth[frame:, [j, i]]
     return points, truth
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #6e0abc3a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #aaa4dfcc
 def cut_fragments(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     truth: np.ndarray, # (F, N)
@@ -692,7 +693,7 @@ def cut_fragments(
     out[frame, run[frame, column]], who[frame, run[frame, column]] = points[frame, column], truth[frame, column]
     return out, who
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #ee8e6b6a
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #949dc116
 def _check_spoiling(
     **settings: float, # as in `spoil`
 ) -> None:
@@ -725,7 +726,7 @@ def spoil(
     truth = np.where(np.isfinite(points).all(-1), truth, -1)[:, order].astype(np.int16)
     return Spoiled(Recording(points[:, order].astype(np.float32), tuple(f"*{i}" for i in range(len(order))), recording.rate, recording.name, recording.first_frame), truth)
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #40a7eeec
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #99c9e2a8
 def simulate_many(
     marker_set: MarkerSet, # M markers with segments
     subjects: int | Sequence[Subject] = 8, # how many, or who
@@ -745,7 +746,7 @@ def simulate_many(
             for i, k, what in tqdm(plan, desc="simulating", disable=not progress)]
     return made
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #fe880438
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #fc3aa672
 @dataclass
 class SimulateConfig:
     "Settings of `python -m stage_modules.labeler.simulate`."
@@ -766,7 +767,7 @@ class SimulateConfig:
     seed: int = 0 # another seed, other people
     progress: bool = True # show a bar
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #9a73f03d
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #e2d3ef25
 def load_marker_set(
     path: Path | None, # .xml, .json, or None for the default
 ) -> MarkerSet:
@@ -777,7 +778,7 @@ def load_marker_set(
     try: return MarkerSet.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as e: raise DataError(f"not the JSON of a marker set: {e}", path) from None # a DataError is a ValueError
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f5af1666
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #c81c9526
 def truth_runs(
     spoiled: Spoiled, # N trajectories
     marker_set: MarkerSet, # whose indices its truth counts
@@ -790,7 +791,7 @@ def truth_runs(
         out[label] = [[int(a), int(b), marker_set.markers[key[a]] if key[a] >= 0 else None] for a, b in zip(edges[:-1], edges[1:]) if key[a] != -2]
     return out
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f0214374
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #03a864a1
 def write_simulated(
     config: SimulateConfig, # what to make
 ) -> list[Path]: # the C3D files
@@ -812,7 +813,7 @@ def write_simulated(
     if config.spoiled: put_in_place(lambda beside: beside.write_text(json.dumps(truth), encoding="utf-8"), config.output_dir / "truth.json")
     return files + extra
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #f673dafb
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #522a33a8
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
@@ -824,5 +825,5 @@ def main(
     print(f"{len(files)} files in {config.output_dir}, {config.subjects} people, {config.trials} trials each")
     return 0
 
-# %% ../../nbs/stage4_labeler/02_simulate.ipynb #8c801d48
+# %% ../../nbs/stage4_labeler/02_simulate.ipynb #ec02a360
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
