@@ -458,7 +458,7 @@ def test_every_correction_is_half_of_an_exchange():
 @pytest.mark.needs_data(*ZOO)
 def test_corrections_touch_what_they_name_and_nothing_else():
     rows = corrections()
-    some = dict(subjects=["HC030A", "HC032A", "HC039A"], trials=["Static", "Straight", "Turn"])
+    some = {"subjects": ["HC030A", "HC032A", "HC039A"], "trials": ["Static", "Straight", "Turn"]}
     for raw, mended in zip(load_biomechzoo(**some, corrected=False), load_biomechzoo(**some)):
         changed = {label for k, label in enumerate(raw.labels) if not np.array_equal(raw.points[:, k], mended.points[:, k], equal_nan=True)}
         assert changed == {row.true_label for row in rows if f"{row.subject}/{row.trial}" == raw.name} & set(raw.labels), raw.name

@@ -9,7 +9,7 @@ __all__ = ['UNITS', 'SEGMENTS', 'BIOMECHZOO', 'is_unlabelled', 'fresh_labels', '
            'Correction', 'read_corrections', 'corrections', 'correct', 'load_biomechzoo', 'load_pronto', 'load_kneel',
            'opensim_markers']
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #4689ee7f
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #b0b0b0f7
 import csv
 import os
 import re
@@ -30,7 +30,7 @@ import numpy as np
 from ..toolkit.datasets import available, fetch
 from ..toolkit.errors import DataError, check_shape
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #8e965332
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #38b9bde0
 _NO_NAME = re.compile(r"(\*|u_?|uname\*?|new[ _]?|unnamed[ _]?|unlabell?ed[ _]?|unidentified[ _]?)\d*", re.IGNORECASE)
 
 def is_unlabelled(
@@ -39,7 +39,7 @@ def is_unlabelled(
     "Whether a label only says that there is none: empty, `*12`, `U12`, `uname*12`, `New 12`, `Unlabeled_12` and their like."
     return not label.strip() or _NO_NAME.fullmatch(label.strip()) is not None
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #a569e10a
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #faf7491d
 def fresh_labels(
     taken: Iterable[str], # labels that exist
     count: int, # how many are needed
@@ -51,7 +51,7 @@ def fresh_labels(
         number += 1
     return labels
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #2c34651f
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #abb28f71
 def resample_points(
     points: np.ndarray, # (F, N, 3), NaN where missing
     rate: float, # their frames a second
@@ -68,7 +68,7 @@ def resample_points(
     inner = ((i > 0) & (i < F - 2))[:, None, None] & np.isfinite(curve)
     return np.where(inner, curve, line).astype(np.float32)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #0bc3e93d
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #d9bcb2ae
 def join_pieces(
     points: np.ndarray, # (F, N, 3), NaN where missing
     labels: Sequence[str], # N, the same for pieces of one marker
@@ -87,7 +87,7 @@ def join_pieces(
     joined[times == 0] = np.nan
     return joined.swapaxes(0, 1), names
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #5bc9134b
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #5af7ad63
 def _check(
     points: np.ndarray, labels: tuple[str, ...], rate: float, # of a recording
 ) -> None:
@@ -98,7 +98,7 @@ def _check(
     if not 0 < rate < np.inf: raise ValueError(f"rate: came {rate}, expected frames a second")
     if np.isinf(points).any(): raise ValueError("points: some are infinite; a missing one is NaN")
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #60102e4e
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #ae0ad47c
 @dataclass(frozen=True, eq=False)
 class Recording:
     "Trajectories of points, never changed: what works on one gives another. Raises ShapeError or ValueError for what is none."
@@ -126,7 +126,7 @@ class Recording:
     def resample(self, rate: float) -> "Recording": return _resample(self, rate)
     def shuffled(self, seed: int = 0) -> tuple["Recording", np.ndarray]: return _shuffled(self, seed)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #40d7f373
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #e62e834e
 def _indices(recording: Recording, labels: Sequence[str]) -> np.ndarray:
     "Columns of these labels. Raises DataError that names what is missing."
     has = {label: i for i, label in enumerate(recording.labels)}
@@ -146,7 +146,7 @@ def _relabel(recording: Recording, labels: Sequence[str]) -> Recording:
     points, names = join_pieces(recording.points, [label if label.strip() else next(fresh) for label in labels], recording.first_frame)
     return replace(recording, points=points, labels=names)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #b2fdfa63
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #73bbe0e9
 def _cut(recording: Recording, start: int, stop: int | None) -> Recording:
     "Frames `start` to `stop`, counted from 0 as Python does. Raises ValueError where nothing is left."
     start, stop, _ = slice(start, stop).indices(len(recording.points))
@@ -164,7 +164,7 @@ def _shuffled(recording: Recording, seed: int) -> tuple[Recording, np.ndarray]:
     order = np.random.default_rng(seed).permutation(len(recording.labels))
     return replace(recording, points=recording.points[:, order], labels=tuple(fresh_labels([], len(order)))), order
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #605f4645
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #00ba9cf1
 class _Layout(NamedTuple):
     "What the header of a C3D file promises."
     points: int # in a frame
@@ -174,7 +174,7 @@ class _Layout(NamedTuple):
     section: bytes # its parameters
     order: str # of the bytes in a number, "<" or ">"
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #a7b79646
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #44895868
 def _layout(
     path: Path, # a file
 ) -> _Layout:
@@ -192,7 +192,7 @@ def _layout(
     frames = max(last - first + 1, 0)
     return _Layout(points, frames, last < 65535, 512 * (data - 1) + frames * (4 * points + analog) * width, section, order)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #cc752236
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #992ab59a
 def _value(
     section: bytes, # the parameters
     at: int, # where the record's type stands
@@ -203,7 +203,7 @@ def _value(
     end = at + 2 + axes + {-1: 1, 1: 1, 2: 2, 4: 4}[kind] * int(np.prod(sizes, dtype=int)) # letters, bytes, integers, floats
     return kind, section[at + 2 + axes:end], end
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #6b267d49
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #3a7093f3
 def _parameters(
     section: bytes, order: str, # from `_layout`
 ) -> dict[str, tuple[int, bytes]]: # "POINT:USED" -> type and raw values
@@ -222,7 +222,7 @@ def _parameters(
     if at > len(section): raise ValueError("a step leads outside")
     return {f"{groups[group]}:{name}": value for (group, name), value in found.items()} # a group may follow its parameters
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #bd36748a
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #76b17962
 def check_c3d(
     path: str | os.PathLike, # a file
 ) -> None:
@@ -242,7 +242,7 @@ def check_c3d(
     size = path.stat().st_size
     if size < layout.size: raise DataError(f"is cut short: the header promises {layout.size:,} bytes, the file has {size:,}", path)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #cf2fb4bc
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #01507d28
 _GROUPS = ("ANGLES", "FORCES", "MOMENTS", "POWERS", "SCALARS", "REACTIONS", "MODELED_MARKERS") # where a file has no list of lists
 
 def _names(
@@ -256,7 +256,7 @@ def _names(
         number += 1
     return names
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #d9e91b7e
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #8a391579
 def model_outputs(
     point: Any, # the POINT parameters, from ezc3d
 ) -> dict[str, tuple[str, ...]]: # by kind, such as "ANGLES"
@@ -264,7 +264,7 @@ def model_outputs(
     kinds = dict.fromkeys([*_GROUPS, *_names(point, "TYPE_GROUPS")[::2]]) # plural and singular by turns
     return {kind: tuple(names) for kind in kinds if (names := _names(point, kind))}
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #3cd13206
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #2a73bb31
 def virtual_axes(
     points: np.ndarray, # (F, N, 3), NaN where missing
     labels: Sequence[str], # N
@@ -281,7 +281,7 @@ def virtual_axes(
     exact = np.where(np.isnan(error), 0, error).max(0) < tolerance
     return tuple(stem + end for stem, yes in zip(stems, exact & np.isfinite(error).any(0)) if yes for end in "OALP")
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #762ab7bf
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #3be3f858
 UNITS = {"mm": 1., "cm": 10., "dm": 100., "m": 1000., "in": 25.4, "inch": 25.4, "ft": 304.8} # mm
 
 def unit_in_mm(
@@ -299,7 +299,7 @@ def unit_in_mm(
 
 def _unknown(unit: str) -> float: raise ValueError(f"the unit is {unit!r}; known are {', '.join(UNITS)}")
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #153a1ca6
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #898914d6
 @dataclass(frozen=True)
 class C3DReport:
     "What a C3D file holds besides markers, and what was done to it on reading."
@@ -324,7 +324,7 @@ class C3DReport:
             (f"prefix {self.prefix!r} taken off", self.prefix),
             (f"never seen: {', '.join(self.unseen)}", self.unseen)] if yes]
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #eb1553ee
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #ffbb2daa
 def tidy_labels(
     labels: Sequence[str], # as the file has them, perhaps fewer than points
     count: int, # of points
@@ -341,7 +341,7 @@ def tidy_labels(
         new.append(name)
     return new, {a: b for a, b in zip(new, old) if a != b}, prefix
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #c90e69d5
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #7a147a54
 class _Contents(NamedTuple):
     "A C3D file, taken apart."
     file: Any # what ezc3d read, for a writer to change
@@ -351,7 +351,7 @@ class _Contents(NamedTuple):
     unit: float # of the file, mm
     report: C3DReport
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #87760aa8
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #4eac173e
 def _rate(
     file: Any, # from ezc3d
 ) -> float: # frames a second
@@ -370,7 +370,7 @@ def _open(
     if frames < promised.frames or (promised.exact and frames != promised.frames): raise DataError(f"is cut short: {promised.frames} frames by its header, {frames} found", path)
     return file
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #097cc760
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #a3a61caa
 def _contents(
     path: Path, # a file
 ) -> _Contents:
@@ -390,7 +390,7 @@ def _contents(
     report = C3DReport(len(labels), unit, guessed, {kind: names for kind, names in outputs.items() if names}, axes, renamed, prefix, unseen)
     return _Contents(file, (points * scale).astype(np.float32), labels, is_marker, scale, report)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #2948177b
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #76563b48
 def read_c3d_with_report(
     path: str | os.PathLike, # a C3D file
     markers_only: bool = True, # leave out what the file says is not a marker, and virtual axes
@@ -416,7 +416,7 @@ def read_c3d(
     "A recording in mm, NaN where missing; raises as `read_c3d_with_report`, which also tells what was left out."
     return read_c3d_with_report(path, markers_only)[0]
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #dad43cc6
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #c08a2dad
 def put_in_place(
     write: Any, # a function that writes a whole file to the path that it is given
     path: str | os.PathLike, # where the file is to be
@@ -438,14 +438,14 @@ def put_in_place(
         with suppress(FileNotFoundError): os.unlink(beside)
     return path
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #ffda39e1
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #5d179e57
 def _move_to_free_place(beside: str, path: Path) -> None:
     "As os.rename, but never onto a file that somebody else made in the meantime."
     try: os.link(beside, path)
     except FileExistsError: raise DataError("is there already, and is not overwritten", path) from None
     except OSError: os.rename(beside, path) # a file system without hard links
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #17f1aa94
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #d1e55603
 def _fill(
     file: Any, # from ezc3d, changed
     points: np.ndarray, # in the file's unit, (F, P, 3), NaN where missing
@@ -461,7 +461,7 @@ def _fill(
     file["data"]["points"] = data
     file["data"]["meta_points"] = {"residuals": np.where(missing, -1., 0.)[None], "camera_masks": np.zeros((7, *missing.shape), bool)}
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #8c8c1aee
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #4595edb1
 def _new_file(
     recording: Recording, # what is to be written
 ) -> Any: # an ezc3d file in mm
@@ -472,7 +472,7 @@ def _new_file(
     _fill(file, recording.points, recording.labels)
     return file
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #dca8874b
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #c4e2770e
 def _file_like(
     recording: Recording, # what is to be written
     like: Path, # a C3D file
@@ -489,7 +489,7 @@ def _file_like(
     _fill(found.file, points, [*recording.labels, *others])
     return found.file
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #0a4ac850
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #42dfbcf7
 def write_c3d(
     recording: Recording, # what to write
     path: str | os.PathLike, # the file to make
@@ -506,7 +506,7 @@ def write_c3d(
         except Exception as error: raise DataError(f"cannot be written: {getattr(error, 'message', error)}", path) from error
     return put_in_place(write, path, overwrite)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #2aedd1cb
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #7bfa51a2
 SEGMENTS = ("pelvis", "torso", "head", *(f"{side}_{part}" for side in ("left", "right") for part in ("upperarm", "forearm", "hand", "thigh", "shank", "foot")))
 
 def _check_set(
@@ -522,7 +522,7 @@ def _check_set(
     lost = [name for name in facing or () if name not in markers]
     if lost: raise ValueError(f"facing: {lost[0]!r} is not among the markers")
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #f265e2cd
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #07a1e086
 @dataclass(frozen=True, eq=False)
 class MarkerSet:
     "The markers of a laboratory. Raises ValueError for what is none."
@@ -550,18 +550,18 @@ class MarkerSet:
     @classmethod
     def from_json(cls, found: dict) -> "MarkerSet": return _set_from_json(found) # raises DataError
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #bf563114
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #ff12ba7a
 def _set_from_json(found: Any) -> MarkerSet:
     "What `MarkerSet.to_json` gave; raises DataError for anything else."
     try: return MarkerSet(*(tuple(map(str, found[key])) for key in ("markers", "segments")), found.get("offsets"), found.get("facing"))
     except (ValueError, TypeError, KeyError, AttributeError) as error: raise DataError(f"not a marker set: {type(error).__name__} {error}") from None
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #a30c8bbb
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #f711f48e
 _BODIES = {"pelvis": "pelvis", "torso": "torso", "head": "head"} | {f"{bone}_{letter}": f"{side}_{part}" for letter, side in (("l", "left"), ("r", "right"))
     for part, bones in dict(upperarm="humerus", forearm="radius ulna", hand="hand", thigh="femur", shank="tibia fibula patella", foot="calcn talus toes").items() for bone in bones.split()}
 _TOES = (179., -2., 0.) # mm from the heel's frame to that of the toes, in OpenSim's full-body models
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #ff3d0429
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #8700d9e7
 class _XML:
     "Collects markers with their lines; expat calls its methods."
     def __init__(self): self.markers, self.text, self.within = [], "", False
@@ -581,7 +581,7 @@ class _XML:
         except expat.ExpatError as error: raise DataError(f"is not well-formed XML: {expat.ErrorString(error.code)}", path, error.lineno) from None
         return self.markers
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #602c92b6
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #cbafba02
 def _facing(
     markers: Sequence[str], segments: Sequence[str], # of a set
 ) -> tuple[str, str] | None:
@@ -592,7 +592,7 @@ def _facing(
             if segment == where: return left, right
     return None
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #71dc072d
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #ff1f50d9
 def _marker(
     found: dict, path: Path, # one marker, and the file
 ) -> tuple[str, str, np.ndarray]: # name, segment, offset in mm
@@ -604,7 +604,7 @@ def _marker(
     if place.shape != (3,) or not np.isfinite(place).all(): raise DataError(f"marker {found['name']!r} has location {found.get('location')!r}, expected three numbers in metres", path, found["line"])
     return found["name"], _BODIES.get(body, ""), 1000 * place + np.array(_TOES) * body.startswith("toes")
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #ff4bda80
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #5ea56fe2
 def read_marker_set(
     path: str | os.PathLike, # an OpenSim file with a MarkerSet, or a whole model
 ) -> MarkerSet: # segments are "" for bodies that are none of ours
@@ -618,7 +618,7 @@ def read_marker_set(
     try: return MarkerSet(names, segments, np.array(places), _facing(names, segments))
     except ValueError as error: raise DataError(str(error), path) from None
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #f8dcdd53
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #899f4ad1
 _ON = dict(head="LFHD LBHD RBHD", torso="C7 T2 T6 T12 RBAK CLAV STRN LSHO RSHO", pelvis="SACR RASI LASI", upperarm="ELB", forearm="WRA WRB", hand="FIN",
            thigh="THI KNE", shank="HFB TUB TIB SHN ANK", foot="HEE CPG LCA STL NAV P1M P5M D5M TOE HLX")
 _ORDER = ("LFHD LBHD RBHD C7 T2 T6 T12 RBAK CLAV STRN LSHO LELB LWRA LWRB LFIN RSHO RELB RWRA RWRB RFIN SACR RASI LASI LTHI LKNE LHFB LTUB LTIB LANK LHEE LCPG LLCA LSTL LNAV LP1M LP5M LD5M LTOE LHLX "
@@ -631,7 +631,7 @@ def _segment(name: str) -> str:
 
 BIOMECHZOO = MarkerSet(tuple(_ORDER), tuple(map(_segment, _ORDER)), facing=("LSHO", "RSHO"))
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #1748f5f5
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #dfc2ba96
 class Correction(NamedTuple):
     "In these frames, what is called `label` is `true_label`."
     subject: str # such as "HC030A"
@@ -642,7 +642,7 @@ class Correction(NamedTuple):
     true_label: str # as geometry says
     reason: str # how one sees it
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #07a6fe6a
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #246097cc
 def _correction(fields: Sequence[str], path: Any, line: int) -> Correction:
     "One row; raises DataError with its line."
     try:
@@ -658,7 +658,7 @@ def read_corrections(
     if not rows or tuple(rows[0]) != Correction._fields: raise DataError(f"expected the columns {', '.join(Correction._fields)}", path, 1)
     return [_correction(fields, path, line) for line, fields in enumerate(rows[1:], 2) if fields]
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #633bb502
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #79bd3d55
 def corrections() -> list[Correction]:
     "The wrong labels that are known in biomechzoo, from the table beside this module (and in `data/`)."
     return read_corrections(Path(str(files("stage_modules.labeler").joinpath("biomechzoo_corrections.csv"))))
@@ -675,7 +675,7 @@ def correct(
         points[frames, new] = recording.points[frames, old]
     return replace(recording, points=points)
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #7d2e0a17
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #f3870111
 def load_biomechzoo(
     subjects: Sequence[str] | None = None, # such as ["HC030A"]; all eight when None
     trials: Sequence[str] = ("Straight", "Turn"), # and there is "Static"
@@ -693,7 +693,7 @@ def load_biomechzoo(
         loaded.append(correct(recording, [row for row in rows if (row.subject, row.trial) == key]).select(BIOMECHZOO.markers))
     return loaded
 
-# %% ../../nbs/stage4_labeler/01_markers.ipynb #72c2301c
+# %% ../../nbs/stage4_labeler/01_markers.ipynb #81ccf6a6
 def load_pronto() -> Recording:
     "One person who lies, stands up and runs: 62 labelled markers, 240 frames a second."
     return read_c3d(fetch("auto-marker-label/PronetoRun01.c3d"))

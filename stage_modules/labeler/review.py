@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'PART_COLOURS', 'UNLABELLED', 'COLOURINGS', 'ReviewState', '
            'split', 'swap', 'Clash', 'clashes', 'next_doubtful', 'reviewed', 'Review', 'trajectory_colours',
            'body_lines', 'room_around', 'draw_frame', 'draw_timeline', 'draw_review', 'ReviewTool', 'review_tool']
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #d0c09b54
+# %% ../../nbs/stage4_labeler/08_review.ipynb #279f6bba
 import html
 import os
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from ..toolkit.errors import DataError, check_shape
 from ..toolkit.explore import Explorer, choice, slider, tick_box
 from ..toolkit.plots import PALETTE
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #3f903970
+# %% ../../nbs/stage4_labeler/08_review.ipynb #b66d113d
 @dataclass(frozen=True, eq=False)
 class ReviewState:
     "Trajectories and their names, at one moment of a review."
@@ -55,7 +55,7 @@ def start_review(
     N = len(labelling.labels)
     return ReviewState(labelling.recording, labelling.marker_set, tuple(labelling.labels), np.asarray(labelling.confidence, float), np.asarray(labelling.frame_confidence, float), np.zeros(N, bool))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #2400d593
+# %% ../../nbs/stage4_labeler/08_review.ipynb #658e6d83
 def review_recording(
     recording: Recording, # with labels of its own
     marker_set: MarkerSet, # the names that there are
@@ -65,7 +65,7 @@ def review_recording(
     names = tuple(label if yes else "" for label, yes in zip(recording.labels, named))
     return ReviewState(recording, marker_set, names, named.astype(float), np.where(recording.visible, named, 0.), np.zeros(len(names), bool))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #2a147bd5
+# %% ../../nbs/stage4_labeler/08_review.ipynb #7944fbc8
 def rename(
     state: ReviewState, # before
     trajectory: str, # the trajectory's own label, such as "*17"
@@ -80,7 +80,7 @@ def rename(
     note = f"{trajectory} renamed from {state.names[i] or 'nothing'} to {name or 'nothing'}"
     return replace(state, names=tuple(names), confidence=sure, frame_confidence=frames, checked=checked, edits=(*state.edits, note))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #01d92741
+# %% ../../nbs/stage4_labeler/08_review.ipynb #67bd3777
 def split(
     state: ReviewState, # before
     trajectory: str, # its own label
@@ -101,7 +101,7 @@ def split(
     return replace(state, recording=replace(recording, points=points, labels=labels), names=tuple(state.names[k] for k in twice), confidence=sure,
                    frame_confidence=frames, checked=state.checked[twice], edits=(*state.edits, f"{trajectory} split at frame {frame}: {fresh} begins there"))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #e93dff32
+# %% ../../nbs/stage4_labeler/08_review.ipynb #1eecb56a
 def swap(
     state: ReviewState, # before
     first: str, second: str, # two trajectories, by their own labels
@@ -119,7 +119,7 @@ def swap(
     was = [state.names[i] for i in state.recording.indices(later)]
     return rename(rename(state, later[0], was[1]), later[1], was[0])
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #547e53e1
+# %% ../../nbs/stage4_labeler/08_review.ipynb #e03cea73
 class Clash(NamedTuple):
     "Two trajectories of one name, in the same frame."
     name: str # of both
@@ -141,7 +141,7 @@ def clashes(
         found.append(Clash(name, state.recording.labels[a], state.recording.labels[b], frame))
     return found
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #2776279f
+# %% ../../nbs/stage4_labeler/08_review.ipynb #5094d95a
 def next_doubtful(
     state: ReviewState,
     below: float = .9, # confidence that is not worth a look
@@ -153,7 +153,7 @@ def next_doubtful(
     doubt = np.where(state.checked | ~state.recording.visible.any(0), np.inf, state.confidence)
     return labels[int(doubt.argmin())] if len(doubt) and doubt.min() < below else None
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #baf23c14
+# %% ../../nbs/stage4_labeler/08_review.ipynb #481b477c
 def reviewed(
     state: ReviewState,
     keep_unlabelled: bool = True, # trajectories without a name stay
@@ -163,7 +163,7 @@ def reviewed(
     part = replace(state.recording, points=state.recording.points[:, keep], labels=tuple(state.recording.labels[i] for i in keep))
     return part.relabel([state.names[i] for i in keep])
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #4b9772c7
+# %% ../../nbs/stage4_labeler/08_review.ipynb #5bbf44db
 class Review:
     "Edits with undo and redo. `state` is the current one."
     def __init__(self, state: ReviewState): # from `start_review` or `review_recording`
@@ -187,7 +187,7 @@ class Review:
         "Writes what is reviewed; raises DataError as `reviewed` and `write_c3d` do, and then writes nothing."
         return write_c3d(reviewed(self.state, keep_unlabelled), path, like)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #6b9c126d
+# %% ../../nbs/stage4_labeler/08_review.ipynb #81cadc9b
 PARTS = ("pelvis", "torso", "head", "upperarm", "forearm", "hand", "thigh", "shank", "foot")
 PART_COLOURS = dict(zip(PARTS, ("#000000", "#8C8C8C", PALETTE[3], PALETTE[0], PALETTE[2], PALETTE[5], PALETTE[1], PALETTE[4], "#7A4B00")))
 UNLABELLED = "#9A9A9A" # drawn as crosses
@@ -208,7 +208,7 @@ def trajectory_colours(
     else: rgba[named] = [plt.matplotlib.colors.to_rgba(PART_COLOURS.get(segments[k].rsplit("_", 1)[-1], "#FFFFFF00")) for k in at[named]]
     return rgba
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #afc81a55
+# %% ../../nbs/stage4_labeler/08_review.ipynb #98757411
 _LIMBS = [("pelvis", "torso"), ("torso", "head")] + [(a.format(side), b.format(side)) for side in ("left", "right") for a, b in
           (("torso", "{}_upperarm"), ("{}_upperarm", "{}_forearm"), ("{}_forearm", "{}_hand"), ("pelvis", "{}_thigh"), ("{}_thigh", "{}_shank"), ("{}_shank", "{}_foot"))]
 
@@ -225,7 +225,7 @@ def body_lines(
     lines += [(middles[a], middles[b]) for a, b in _LIMBS if a in middles and b in middles]
     return np.array(lines).reshape(-1, 2, 3)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #3572b39b
+# %% ../../nbs/stage4_labeler/08_review.ipynb #cb98bd29
 def room_around(
     recording: Recording,
 ) -> tuple[float, float]: # half the width and the height, mm
@@ -239,20 +239,22 @@ def _prepare(ax: Axes3D, middle: np.ndarray, room: tuple[float, float]) -> None:
     "Axes in mm around a place on the floor."
     wide, high = room
     ax.set(xlim=(middle[0] - wide, middle[0] + wide), ylim=(middle[1] - wide, middle[1] + wide), zlim=(0, high), proj_type="ortho", xlabel="x (mm)", ylabel="y (mm)", zlabel="height (mm)")
+    ax.zaxis.labelpad = 8
     ax.set_box_aspect((2 * wide, 2 * wide, high), zoom=.95)
     ax.locator_params(nbins=4)
     ax.tick_params(labelsize=7, pad=0)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #2aa2e6c4
-def _scatter(ax: Axes3D, state: ReviewState, frame: int, by: str) -> None:
+# %% ../../nbs/stage4_labeler/08_review.ipynb #11c6664f
+def _scatter(ax: Axes3D, state: ReviewState, frame: int, by: str, seen: np.ndarray) -> None:
     "Markers as balls, on the right side as triangles; what has no name as crosses."
     points, at = state.recording.points[frame], state.marker_set.index(state.names)
-    seen, segments = np.isfinite(points).all(-1), np.array((*state.marker_set.segments, ""))[at]
+    segments = np.array((*state.marker_set.segments, ""))[at]
     right = np.char.startswith(segments.astype(str), "right_")
     colours = trajectory_colours(state, frame, by)
     for marker, these in ("o", (at >= 0) & ~right), ("^", (at >= 0) & right), ("x", at < 0):
         ax.scatter(*points[seen & these].T, c=colours[seen & these], marker=marker, s=26, depthshade=False, linewidths=1. if marker == "x" else 0)
 
+# %% ../../nbs/stage4_labeler/08_review.ipynb #43d9a651
 def _legend(figure: Figure, state: ReviewState, by: str, **place: Any) -> None:
     "What the colours mean."
     dot = lambda colour, label, marker="o": Line2D([], [], color=colour, marker=marker, ls="", ms=5, label=label)
@@ -264,14 +266,14 @@ def _legend(figure: Figure, state: ReviewState, by: str, **place: Any) -> None:
 
 def _select(ax: Axes3D, state: ReviewState, frame: int, trajectory: str) -> None:
     "A ring around one trajectory, its path, and its name."
-    i, half = int(state.recording.indices([trajectory])[0]), int(state.recording.rate / 2)
+    i, half = int(state.recording.indices([trajectory])[0]), int(state.recording.rate / 4)
     path, here = state.recording.points[max(frame - half, 0):frame + half + 1, i], state.recording.points[frame, i]
     ax.plot(*path.T, color=PALETTE[1], lw=1)
     if np.isfinite(here).all():
         ax.plot(*here[:, None], "o", ms=12, mfc="none", mec=PALETTE[1])
         ax.text(*here, f"  {trajectory} {state.names[i]}", color=PALETTE[1], fontsize=9)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #8e4f6150
+# %% ../../nbs/stage4_labeler/08_review.ipynb #5edd9339
 def draw_frame(
     state: ReviewState,
     frame: int, # counted from 0
@@ -284,20 +286,23 @@ def draw_frame(
 ) -> Axes3D: # for further touches
     "One frame in three dimensions. Raises ValueError for a frame or a colouring that is not there, DataError for such a trajectory."
     if not 0 <= frame < len(state.recording.points): raise ValueError(f"frame={frame}; there are {len(state.recording.points)}, counted from 0")
+    if selected: state.recording.indices([selected]) # or raises, before anything is drawn
     alone, points = ax is None, state.recording.points[frame]
     if alone: ax = plt.figure(figsize=(6.2, 5.2), layout="constrained").add_subplot(projection="3d")
-    seen = np.isfinite(points).all(-1)
-    _prepare(ax, np.median(points[seen], 0) if seen.any() else np.zeros(3), room_around(state.recording))
+    seen, room = np.isfinite(points).all(-1), room_around(state.recording)
+    middle = np.median(points[seen], 0) if seen.any() else np.zeros(3)
+    _prepare(ax, middle, room)
     ax.view_init(elev=12, azim=azimuth)
     ax.add_collection3d(Line3DCollection(body_lines(state, frame), colors="0.75", linewidths=.7), autolim=False)
-    _scatter(ax, state, frame, by)
+    far = (np.array(state.names) == "") & seen & ((np.abs(points - middle)[:, :2] > room[0]).any(1) | (points[:, 2] > room[1]))
+    _scatter(ax, state, frame, by, seen & ~far)
     if selected: _select(ax, state, frame, selected)
-    for i in np.flatnonzero(seen) if show_names else (): ax.text(*points[i], f" {state.names[i]}", fontsize=6)
-    ax.set_title(title or f"frame {frame}, {seen.sum()} trajectories", loc="left")
+    for i in np.flatnonzero(seen & ~far) if show_names else (): ax.text(*points[i], f" {state.names[i]}", fontsize=6)
+    ax.set_title(title or f"frame {frame}, {seen.sum()} trajectories{f', {far.sum()} without a name far outside' * bool(far.any())}", loc="left")
     if alone: _legend(ax.figure, state, by, loc="outside right center")
     return ax
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #b37517dd
+# %% ../../nbs/stage4_labeler/08_review.ipynb #47d158b8
 def draw_timeline(
     state: ReviewState,
     frame: int | None = None, # a line there
@@ -312,14 +317,14 @@ def draw_timeline(
     image = ax.imshow(np.where(state.recording.visible, state.frame_confidence, np.nan).T[order], aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="viridis")
     rows = [state.names[i] or state.recording.labels[i] for i in order]
     ticks = [k for k, name in enumerate(rows) if k == 0 or rows[k - 1] != name] # one name for all pieces of a marker
-    ax.set_yticks(ticks, [rows[k] for k in ticks], fontsize=max(3.5, min(7., 400 / len(rows))))
+    ax.set_yticks(ticks, [rows[k] for k in ticks], fontsize=max(3.5, min(7., 310 / len(rows))))
     if frame is not None: ax.axvline(frame, color=PALETTE[1], lw=1)
     if selected: ax.plot([-.01], [list(order).index(int(state.recording.indices([selected])[0]))], ">", color=PALETTE[1], transform=ax.get_yaxis_transform(), clip_on=False)
     ax.set(xlabel="frame", ylabel="trajectory", title=title or "How sure, and when")
     ax.figure.colorbar(image, ax=ax, label="confidence", shrink=.6, pad=.01)
     return ax
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #95f9c8cd
+# %% ../../nbs/stage4_labeler/08_review.ipynb #57b723c6
 def draw_review(
     state: ReviewState,
     frame: int, # counted from 0
@@ -335,7 +340,18 @@ def draw_review(
     _legend(figure, state, by, loc="center left", bbox_to_anchor=(.5, .5))
     return figure
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #867fc8de
+# %% ../../nbs/stage4_labeler/08_review.ipynb #6768a7bf
+def _options(state: ReviewState) -> list[tuple[str, str]]:
+    "What one can choose from: nothing, or a trajectory by name."
+    return [("", ""), *sorted((f"{name or '(no name)'}  {label}", label) for name, label in zip(state.names, state.recording.labels))]
+
+def _controls(state: ReviewState) -> dict[str, Any]:
+    "The controls of `draw_review`."
+    last = len(state.recording.points) - 1
+    return dict(frame=slider(0, max(last, 1), last // 2), trajectory=choice(_options(state), value=""), by=choice(list(COLOURINGS), label="colour by"),
+                show_names=tick_box(False, "names"), azimuth=slider(-180., 180., -60., 5., label="from"))
+
+# %% ../../nbs/stage4_labeler/08_review.ipynb #2839555e
 class ReviewTool:
     "Controls, buttons and pictures for a review; the last expression of a cell shows it. Made by `review_tool`."
     def __init__(self,
@@ -345,11 +361,8 @@ class ReviewTool:
         below: float = .9, # confidence that is worth a look
     ):
         self.review, self.folder, self.like, self.below, self.message = review, folder, like, below, widgets.HTML()
-        frames, labels = len(review.state.recording.points), list(review.state.recording.labels)
-        controls = dict(frame=slider(0, frames - 1, frames // 2), trajectory=choice([("", ""), *self._options()], value=""), by=choice(list(COLOURINGS), label="colour by"),
-                        show_names=tick_box(False, "names"), azimuth=slider(-180., 180., -60., 5., label="from"))
-        self.explorer = Explorer(lambda **values: draw_review(self.review.state, **values), controls, "A person in three dimensions, and the strips of all trajectories.")
-        self.other = widgets.Combobox(options=labels, placeholder="exchange with", ensure_option=False)
+        self.explorer = Explorer(lambda **values: draw_review(self.review.state, **values), _controls(review.state), "A person in three dimensions, and the strips of all trajectories.")
+        self.other = widgets.Combobox(options=list(review.state.recording.labels), placeholder="exchange with", ensure_option=False)
         self.name = widgets.Combobox(options=list(review.state.marker_set.markers), placeholder="new name, empty for none", ensure_option=False)
         actions = dict(rename=self.rename, split=self.split, swap=self.swap, undo=self.undo, redo=self.redo, next=self.next, export=self.export)
         self.buttons = {name: widgets.Button(description=f"{name} {'doubtful' if name == 'next' else ''}".strip()) for name in actions}
@@ -359,10 +372,6 @@ class ReviewTool:
     def chosen(self) -> str: return self.explorer.controls["trajectory"].value
     @property
     def frame(self) -> int: return self.explorer.controls["frame"].value
-
-    def _options(self) -> list[tuple[str, str]]:
-        state = self.review.state
-        return sorted(((f"{name or '(no name)'}  {label}", label) for name, label in zip(state.names, state.recording.labels)), key=lambda pair: pair[0])
 
     def rename(self) -> str: return self._edit(rename, self.chosen, self.name.value)
     def split(self) -> str: return self._edit(split, self.chosen, self.frame)
@@ -377,7 +386,7 @@ class ReviewTool:
     def attempt(self, action: Callable[[], str]) -> None: _attempt(self, action)
     def _ipython_display_(self) -> None: _show(self)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #4fd9a307
+# %% ../../nbs/stage4_labeler/08_review.ipynb #ac9dc892
 def _attempt(tool: ReviewTool, action: Callable[[], str]) -> None:
     "Does it, says so, and draws anew. An error becomes a sentence."
     try: said, colour = action(), "inherit"
@@ -390,7 +399,7 @@ def _attempt(tool: ReviewTool, action: Callable[[], str]) -> None:
 
 def _offer(tool: ReviewTool, chosen: str) -> None:
     "The trajectories that there are now, without a drawing for each change of the list."
-    options = [("", ""), *tool._options()]
+    options = _options(tool.review.state)
     _quietly(tool, "trajectory", options=options, value=chosen if chosen in dict(options).values() else "")
 
 def _quietly(tool: ReviewTool, control: str, **settings: Any) -> None:
@@ -400,6 +409,7 @@ def _quietly(tool: ReviewTool, control: str, **settings: Any) -> None:
     for name, value in settings.items(): setattr(widget, name, value)
     widget.observe(tool.explorer.redraw, names="value")
 
+# %% ../../nbs/stage4_labeler/08_review.ipynb #c2c579db
 def _next(tool: ReviewTool) -> str:
     "Chooses what to look at next, in the middle of the frames in which it is seen."
     state = tool.review.state
@@ -417,6 +427,7 @@ def _export(tool: ReviewTool) -> str:
     while (path := tool.folder / f"{name}{f'_{number}' if number > 1 else ''}.c3d").exists(): number += 1
     return f"written: {tool.review.export(path, tool.like).name}"
 
+# %% ../../nbs/stage4_labeler/08_review.ipynb #75b38452
 def _show(tool: ReviewTool) -> None:
     "All of it in JupyterLab; the figure alone where `STAGE_STATIC` is set."
     if os.environ.get("STAGE_STATIC", "") not in ("", "0"): return tool.explorer._ipython_display_()
@@ -426,7 +437,7 @@ def _show(tool: ReviewTool) -> None:
     display(widgets.VBox([row(c["frame"], c["azimuth"], c["by"], c["show_names"]), row(c["trajectory"], b["next"], b["undo"], b["redo"]),
                           row(tool.name, b["rename"], b["split"], tool.other, b["swap"], b["export"]), tool.message, tool.explorer.picture]))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #5ca83446
+# %% ../../nbs/stage4_labeler/08_review.ipynb #d018dc9d
 def review_tool(
     work: Any, # a labeler's `Labelling`, a `ReviewState`, or a `Review`
     folder: str | os.PathLike = ".", # where files are written
