@@ -10,7 +10,7 @@ __all__ = ['RATES', 'MARKER_SET', 'SCALE', 'DISTANCES', 'WindowSettings', 'check
            'read_data', 'split_sources', 'make_labeler_optimizer', 'seconds_per_step', 'plan', 'earlier_run',
            'build_net', 'prepare', 'Trained', 'train', 'main']
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #e1c959df
+# %% ../../nbs/stage4_labeler/05_train.ipynb #4892ede8
 import json
 import sys
 import time
@@ -38,7 +38,7 @@ from ..toolkit.training import Trainer, TrainingConfig, changeable, check_settin
 from ..unet1d.sample import complain
 from ..unet1d.train import AveragedPair, EpochClock, KeepAverage, also, make_adamw
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #da492714
+# %% ../../nbs/stage4_labeler/05_train.ipynb #abe8150b
 @dataclass
 class WindowSettings:
     "How windows are drawn and damaged; a share is the most that a window may get, each window draws its own."
@@ -60,7 +60,7 @@ class WindowSettings:
     jitter: float = 0.3 # standard deviation of noise in each frame, mm, in fragments too short to be smoothed
     yaw: float = 20. # standard deviation of the error of the facing direction, degrees
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #a3124af1
+# %% ../../nbs/stage4_labeler/05_train.ipynb #54daeeed
 def check_windows(
     settings: WindowSettings, # as given
 ) -> None:
@@ -76,7 +76,7 @@ def check_windows(
     for name in "ghosts", "size", "proportions", "warp", "placement", "jitter", "yaw": need(0 <= getattr(settings, name) < inf, name, "0 or more")
     need(0 < settings.gap_seconds[0] <= settings.gap_seconds[1] < inf, "gap_seconds", "the shortest and the longest gap, above 0")
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #93c220bd
+# %% ../../nbs/stage4_labeler/05_train.ipynb #d701df7f
 def random_gaps(
     rng: np.random.Generator, # draws
     frames: int, # F
@@ -94,7 +94,7 @@ def random_gaps(
     np.add.at(edges, ((start + length).clip(0, frames), column), -1)
     return edges[:frames].cumsum(0) > 0
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #c58ce11b
+# %% ../../nbs/stage4_labeler/05_train.ipynb #26c5cf47
 def fragments(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     names: np.ndarray, # class of each column, (N,)
@@ -105,14 +105,14 @@ def fragments(
     inside = (frame >= start) & (frame < stop)
     return np.where(inside[..., None], points[:, column], points.dtype.type(np.nan)), names[column]
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #b3c54510
+# %% ../../nbs/stage4_labeler/05_train.ipynb #35718449
 def body_centre(
     points: np.ndarray, # mm, NaN where missing, (F, M, 3)
 ) -> np.ndarray: # mm, (F, 3); 0 where nothing is seen
     "Mean of the markers that are seen, frame by frame."
     return np.nansum(points, 1) / np.maximum(np.isfinite(points[..., 0]).sum(1, keepdims=True), 1)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #2aff5b06
+# %% ../../nbs/stage4_labeler/05_train.ipynb #703e0fc4
 def ghost_paths(
     rng: np.random.Generator, # draws
     points: np.ndarray, # mm, of the markers, (F, M, 3); some visible
@@ -131,7 +131,7 @@ def ghost_paths(
     time, whole = np.arange(F)[:, None], rng.random(number) < .5
     return np.where((((time >= first) & (time <= last)) | whole)[..., None], paths, np.float32(np.nan))
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #54fae93e
+# %% ../../nbs/stage4_labeler/05_train.ipynb #233fce91
 def bend(
     rng: np.random.Generator, # draws
     points: np.ndarray, # mm, (F, M, 3), some visible
@@ -142,10 +142,11 @@ def bend(
     where = points - body_centre(points)[:, None]
     direction = rng.standard_normal((3, waves))
     direction *= 2 * np.pi / rng.uniform(500, 2000, waves) / np.linalg.norm(direction, axis=0)
-    push = rng.standard_normal((waves, 3)) * warp * np.sqrt(2 / waves)
-    return points + (np.sin(where @ direction + rng.uniform(0, 2 * np.pi, waves)) @ push).astype(points.dtype)
+    push, phase = rng.standard_normal((waves, 3)) * warp * np.sqrt(2 / waves), rng.uniform(0, 2 * np.pi, waves)
+    direction, push, phase = (a.astype(points.dtype) for a in (direction, push, phase))
+    return points + np.sin(where.astype(points.dtype) @ direction + phase) @ push
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #3704d454
+# %% ../../nbs/stage4_labeler/05_train.ipynb #55eb8572
 def spacing(
     points: np.ndarray, # mm, NaN where missing, (F, M, 3)
     frames: int = 12, # to look at
@@ -158,7 +159,7 @@ def spacing(
     seen = np.isfinite(nearest)
     return np.where(seen, nearest, 0.).sum(0) / np.maximum(seen.sum(0), 1)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #1d34c0b9
+# %% ../../nbs/stage4_labeler/05_train.ipynb #c3beaa36
 def reshape_body(
     rng: np.random.Generator, # draws
     points: np.ndarray, # mm, aligned, (F, M, 3), some visible
@@ -173,7 +174,7 @@ def reshape_body(
     points = points + (s.placement * near[:, None] * rng.standard_normal((len(near), 3))).astype(np.float32)
     return align(points, np.deg2rad(s.yaw) * rng.standard_normal())
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #a2f717b8
+# %% ../../nbs/stage4_labeler/05_train.ipynb #b24f3bb3
 def damage(
     rng: np.random.Generator, # draws
     points: np.ndarray, # mm, (F, M, 3), some visible
@@ -196,7 +197,7 @@ def damage(
     points[:, rough] += np.float32(s.jitter) * rng.standard_normal((len(points), rough.sum(), 3), np.float32)
     return points, names
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #4bf30211
+# %% ../../nbs/stage4_labeler/05_train.ipynb #0293afa3
 class Source(NamedTuple):
     "A labelled recording, ready to be cut into windows."
     points: np.ndarray # mm, float32, smoothed, markers in the order of the marker set, NaN where missing, (F, M, 3)
@@ -204,7 +205,7 @@ class Source(NamedTuple):
     near: np.ndarray # from each marker to the nearest other one, mm, (M,)
     name: str = "" # of the recording
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #76afbe00
+# %% ../../nbs/stage4_labeler/05_train.ipynb #759b76f0
 def make_source(
     recording: Recording, # labelled
     marker_set: MarkerSet, # the order of the columns, and who tells the facing direction
@@ -213,7 +214,6 @@ def make_source(
     "Raises DataError that names what is missing for it."
     if marker_set.facing is None: raise DataError("the marker set does not say which two markers tell left from right: give facing (on the command line, --facing LEFT RIGHT)", recording.name or None)
     left, right = marker_set.index(marker_set.facing)
-    if min(left, right) < 0: raise DataError(f"facing is {' '.join(marker_set.facing)}, and not both are in the marker set", recording.name or None)
     if recording.rate != settings.rate: recording = recording.resample(settings.rate)
     index = marker_set.index(recording.labels)
     points = np.full((len(recording.points), len(marker_set), 3), np.nan, np.float32)
@@ -222,7 +222,7 @@ def make_source(
     if not np.isfinite(across).all(1).any(): raise DataError(f"{' and '.join(marker_set.facing)} are never seen together, and without them nobody knows where the person faces", recording.name or None)
     return Source(smooth(points, settings.rate, settings.cutoff) if settings.cutoff else points, across, spacing(points), recording.name)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #5f87ee9a
+# %% ../../nbs/stage4_labeler/05_train.ipynb #ed38a759
 def facing_of(
     across: np.ndarray, # arrows from left to right, NaN where unknown, (F, 2); one is known
 ) -> float: # radians about z
@@ -230,7 +230,7 @@ def facing_of(
     x, y = across[np.isfinite(across).all(1)].mean(0, dtype=np.float64)
     return float(np.arctan2(x, -y))
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #c7283cdf
+# %% ../../nbs/stage4_labeler/05_train.ipynb #20a79b5b
 def step_for(
     length: int, # frames of a window
     frames_read: int, # at least so many are read, where there are so many
@@ -238,7 +238,7 @@ def step_for(
     "How coarsely a window is read."
     return max(1, length // frames_read)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #507610a3
+# %% ../../nbs/stage4_labeler/05_train.ipynb #342da3bc
 def draw_window(
     rng: np.random.Generator, # draws
     source: Source, # of the window
@@ -260,7 +260,7 @@ def draw_window(
     there = mask.any(1)
     return features[there], mask[there], torch.from_numpy(names)[there]
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #b5a9ec6d
+# %% ../../nbs/stage4_labeler/05_train.ipynb #6be3e691
 class Batch(NamedTuple):
     "Trajectories with their names."
     features: Tensor # scaled, real frames first, (B, T, 5 (M - 1))
@@ -277,7 +277,7 @@ def collate(
     for i, (x, mask, _) in enumerate(rows): features[i, :lengths[i]] = x[mask]
     return Batch(scale.apply(features), torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], torch.stack([name for _, _, name in rows]))
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #5d8105ce
+# %% ../../nbs/stage4_labeler/05_train.ipynb #b30182f9
 def fit_scale(
     sources: Sequence[Source], # to train on
     settings: WindowSettings, # window, rate, frames_read
@@ -288,7 +288,7 @@ def fit_scale(
     chosen = [sources[i] for i in rng.permutation(len(sources))[:windows]]
     return FeatureScale.fit([draw_window(rng, source, plain)[0] for source in chosen])
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #e6637ed3
+# %% ../../nbs/stage4_labeler/05_train.ipynb #8de6351a
 class WindowBatches:
     "Batches of trajectories from freshly damaged windows; what is drawn hangs on (seed, epoch) alone."
     def __init__(self,
@@ -323,7 +323,7 @@ class WindowBatches:
             rows = self.trajectories(rng, number * B)
             for i in rng.permutation(number): yield collate(rows[i * B:(i + 1) * B], self.scale)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #0b752c67
+# %% ../../nbs/stage4_labeler/05_train.ipynb #e5047a8a
 def trajectory_loss(
     model: nn.Module, # (features, mask) -> scores
     batch: Batch, # of trajectories
@@ -333,7 +333,7 @@ def trajectory_loss(
     names = torch.where(batch.names < scores.shape[1], batch.names, -100)
     return cross_entropy(scores, names, reduction="sum"), (names >= 0).sum()
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #39ef8dd8
+# %% ../../nbs/stage4_labeler/05_train.ipynb #41b02811
 def frame_accuracy(
     batches: Sequence[Batch], # always the same
     num_markers: int, # M
@@ -348,7 +348,7 @@ def frame_accuracy(
         return {"accuracy": good / max(total, 1.)}
     return evaluate
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #8da9c2cb
+# %% ../../nbs/stage4_labeler/05_train.ipynb #251157a4
 @dataclass
 class TrainConfig(WindowSettings, LabelerSettings, TrainingConfig):
     "Train a marker labeler, and write a checkpoint that `label` and `Labeler.load` read."
@@ -363,6 +363,7 @@ class TrainConfig(WindowSettings, LabelerSettings, TrainingConfig):
     output_dir: str | None = changeable("runs/labeler") # folder of runs; None writes nothing
     exp_name: str | None = changeable(None) # folder of this run in output_dir, `.` for output_dir itself; None: model_type-head
     ghost_class: bool = True # one more output, for trajectories that are no marker
+    input_power: float = 0.5 # features come in as sign(x) |x|^power, which tells neighbours on a foot apart sooner; 1 is the published one
     batch_size: int = 100 # trajectories in a step
     epoch_steps: int = 100 # batches in an epoch; no window comes twice, so how long an epoch is, is a matter of taste
     num_epochs: Annotated[int, also("--epochs")] = changeable(40) # so many, at most
@@ -378,7 +379,7 @@ class TrainConfig(WindowSettings, LabelerSettings, TrainingConfig):
         if self.output_dir is None: return None
         return Path(self.output_dir, f"{self.model_type}-{self.head}" if self.exp_name is None else self.exp_name)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #64750f4c
+# %% ../../nbs/stage4_labeler/05_train.ipynb #96c516b8
 def pick(
     kind: type, # a dataclass
     config: Any, # another, with at least its fields
@@ -386,7 +387,7 @@ def pick(
     "The part of a configuration that is of this kind."
     return kind(**{f.name: getattr(config, f.name) for f in fields(kind)})
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #f1f2563b
+# %% ../../nbs/stage4_labeler/05_train.ipynb #a4eee9cc
 RATES = {"adamw": 2e-3, "adam": 2e-3, "sgd": 0.078} # learning rates where none is given; that of sgd by Clouthier et al. 2021
 
 def decide(
@@ -399,7 +400,7 @@ def decide(
     warmup = min(100, int(steps / 20)) if config.warmup_steps is None else config.warmup_steps
     return replace(config, learning_rate=rate, warmup_steps=warmup)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #c5d0e5ac
+# %% ../../nbs/stage4_labeler/05_train.ipynb #4194c7cf
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -420,7 +421,7 @@ def check_train_config(
     most = max(len(range(0, length, step_for(length, config.frames_read))) for length in range(1, config.window + 1))
     if config.head == "flatten" and most > config.max_len: raise ValueError(f"head='flatten' with max_len={config.max_len} has no room for the {most} frames that are read of a window")
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #8e4657aa
+# %% ../../nbs/stage4_labeler/05_train.ipynb #58b76d5f
 def find_c3d(
     path: str | Path, # a C3D file, or a folder with such in it, at any depth
 ) -> dict[str, Path]: # name of the recording -> file
@@ -432,7 +433,7 @@ def find_c3d(
     if not found: raise DataError("a folder without .c3d files", path)
     return {p.relative_to(path).with_suffix("").as_posix(): p for p in found}
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #db85619a
+# %% ../../nbs/stage4_labeler/05_train.ipynb #124524af
 def read_files(
     path: str | Path, # a C3D file or a folder
     marker_set: MarkerSet | None = None, # None: the labels of the first file
@@ -448,7 +449,7 @@ def read_files(
     if never and need_all: raise DataError(f"no file has {', '.join(never[:8])}{' ...' * (len(never) > 8)}; a net cannot learn a marker that it never sees", path)
     return recordings, marker_set
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #8f21f241
+# %% ../../nbs/stage4_labeler/05_train.ipynb #6f8b9b1a
 def read_data(
     config: TrainConfig, # data_path, marker_set, facing, holdout, subjects, trials_each, data_seed, rate
     known: MarkerSet | None = None, # that of a net which knows it already, in place of the configuration's
@@ -467,7 +468,7 @@ def read_data(
     if not kept: raise DataError("holdout leaves no recording to train on", config.data_path)
     return kept, marker_set
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #33e194e6
+# %% ../../nbs/stage4_labeler/05_train.ipynb #8c0b0e63
 def split_sources(
     sources: Sequence[Source], # all
     config: TrainConfig, # valid_share, data_seed, data_path
@@ -480,7 +481,7 @@ def split_sources(
     if not number: return list(sources), list(sources)
     return [sources[i] for i in sorted(order[number:])], [sources[i] for i in sorted(order[:number])]
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #ef7bc766
+# %% ../../nbs/stage4_labeler/05_train.ipynb #cdeb433f
 def make_labeler_optimizer(
     model: nn.Module, # its parameters that require a gradient
     config: TrainConfig, # as decided: optimizer, learning_rate, weight_decay, momentum
@@ -491,7 +492,7 @@ def make_labeler_optimizer(
     for group in optimizer.param_groups: group["momentum"] = config.momentum
     return optimizer
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #e1047578
+# %% ../../nbs/stage4_labeler/05_train.ipynb #47f36968
 def seconds_per_step(
     pair: AveragedPair, # a copy is timed
     batches: WindowBatches, # as in training; one pool of it is timed
@@ -517,7 +518,7 @@ def plan(
     fit = max(1, int(.9 * 60 * config.max_minutes / seconds_per_step(pair, batches)))
     return replace(config, max_steps=fit) if fit < config.num_epochs * config.epoch_steps else config
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #62113cb1
+# %% ../../nbs/stage4_labeler/05_train.ipynb #1a974f6d
 def earlier_run(
     config: TrainConfig, # resume, folder, model_type
 ) -> dict[str, Any] | None: # its configuration
@@ -527,7 +528,7 @@ def earlier_run(
     if (there := found.get("model_type")) != config.model_type: raise CheckpointError(f"is of model_type {there!r}, and this run's is {config.model_type!r}", config.folder / "last")
     return found
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #07da77d2
+# %% ../../nbs/stage4_labeler/05_train.ipynb #ed5ba182
 MARKER_SET, SCALE, DISTANCES = "marker_set.json", "scale.json", "distances.json" # files of a checkpoint
 
 def build_net(
@@ -541,7 +542,7 @@ def build_net(
     if start: net.load_state_dict(net_from(start.tensors, start.config, num_markers, "the checkpoint to start from").state_dict())
     return AveragedPair(net, config.ema_decay)
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #652f3af7
+# %% ../../nbs/stage4_labeler/05_train.ipynb #9fd9877c
 def prepare(
     config: TrainConfig, # all settings
     start: Checkpoint | None = None, # weights, marker set and scale to begin with: see `transfer`
@@ -566,7 +567,7 @@ def prepare(
     trainer.callbacks.insert(0, EpochClock()) # before those that write rows down
     return trainer
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #5f3ed390
+# %% ../../nbs/stage4_labeler/05_train.ipynb #ce7afb9d
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -590,7 +591,7 @@ class Trained:
     def labeler(self) -> Labeler: # as `Labeler.load` on the run's folder
         return Labeler(self.net, self.marker_set, self.scale, asdict(self.config), self.files.get(DISTANCES))
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #d4c42642
+# %% ../../nbs/stage4_labeler/05_train.ipynb #917b99d2
 def train(
     config: TrainConfig, # all settings
     start: Checkpoint | None = None, # as for `prepare`
@@ -602,7 +603,7 @@ def train(
     net = trainer.model.average.module.cpu().eval()
     return Trained(net, trainer.files, trainer.config, history, trainer.progress.seconds, trainer.stop_reason == "interrupted")
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #8efb97e8
+# %% ../../nbs/stage4_labeler/05_train.ipynb #4a0de57c
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input; 130 when interrupted
@@ -615,5 +616,5 @@ def main(
     print(f"{len(result.marker_set)} markers, {result.seconds:.0f} s, {100 * result.accuracy:.1f}% of validation frames named right" + (f"; best checkpoint in {config.folder / 'best'}" if config.folder else ""))
     return 0
 
-# %% ../../nbs/stage4_labeler/05_train.ipynb #129b3dc9
+# %% ../../nbs/stage4_labeler/05_train.ipynb #7a721152
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
