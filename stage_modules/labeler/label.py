@@ -9,7 +9,7 @@ __all__ = ['LABELER_DEFAULTS', 'PHASES', 'log_odds', 'assign_frame', 'assign_fra
            'fit_of_names', 'Labeler', 'motion_and_runs', 'cut_window', 'ask', 'correct_facing', 'find_facing',
            'Labelling', 'filled_frames', 'export', 'compare_sets', 'LabelConfig', 'label_file', 'main']
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #2ee6257d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #9cd9ddaf
 import json
 import math
 import os
@@ -37,7 +37,7 @@ from ..toolkit.checkpoints import load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError, check_shape
 from ..unet1d.sample import complain
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #ab6113f2
+# %% ../../nbs/stage4_labeler/06_label.ipynb #c2a6b939
 def log_odds(
     probabilities: np.ndarray, # any shape
     most: float = 14., # so far from even at the most: certainty is never infinite
@@ -46,7 +46,7 @@ def log_odds(
     p = np.clip(np.asarray(probabilities, np.float64), 1e-12, 1 - 1e-12)
     return np.clip(np.log(p) - np.log1p(-p), -most, most)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #c26f8035
+# %% ../../nbs/stage4_labeler/06_label.ipynb #d1c1fadf
 def assign_frame(
     gain: np.ndarray, # for each trajectory and name, (n, M)
     none: np.ndarray | None = None, # for staying without a name, (n,); None: only who finds no free name stays without
@@ -59,7 +59,7 @@ def assign_frame(
     names[row] = np.where(column < M, column, -1)
     return names
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #8b63cf85
+# %% ../../nbs/stage4_labeler/06_label.ipynb #30a8074e
 def assign_frames(
     gain: np.ndarray, # log odds of each name, (F, N, M)
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
@@ -75,7 +75,7 @@ def assign_frames(
         names[f, seen] = names[f - 1, seen] if again else assign_frame(gain[f, seen], None if none is None else none[f, seen])
     return names
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #36a37edc
+# %% ../../nbs/stage4_labeler/06_label.ipynb #032b5d90
 def vote(
     frame_labels: np.ndarray, # name in each frame, -1 for none, (F, N)
     weight: np.ndarray, # of each vote, 0 where the trajectory is not visible, (F, N)
@@ -88,7 +88,7 @@ def vote(
     best = votes.argmax(1)
     return np.where(best == num_markers, -1, best) * (votes.any(1)) - ~votes.any(1), votes.max(1) / np.maximum(votes.sum(1), 1e-12)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #6bda32c1
+# %% ../../nbs/stage4_labeler/06_label.ipynb #6ed44498
 def rivals(
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
 ) -> list[np.ndarray]: # columns that are seen at the same time
@@ -98,7 +98,7 @@ def rivals(
     frames = np.flatnonzero(begins.any(1)) # whoever meets, meets when one of them begins
     return [np.flatnonzero(row) for row in np.unique(visible[frames], axis=0)]
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #99e12222
+# %% ../../nbs/stage4_labeler/06_label.ipynb #28513c45
 def greedy_names(
     gain: np.ndarray, # (N, M)
     visible: np.ndarray, # (F, N)
@@ -111,7 +111,7 @@ def greedy_names(
         if names[i] < 0 and not (taken[:, m] & visible[:, i]).any(): names[i] = m; taken[:, m] |= visible[:, i]
     return names
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #6cafd456
+# %% ../../nbs/stage4_labeler/06_label.ipynb #721b3499
 def assign_trajectories(
     gain: np.ndarray, # for each trajectory and name, over staying without one: log of the odds, (N, M)
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
@@ -143,7 +143,7 @@ def assign_trajectories(
     names[i[found.x > .5]] = m[found.x > .5]
     return names
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #0138171d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #f7121118
 @dataclass(frozen=True)
 class SegmentDistances:
     "How far markers are from each other, of pairs that keep their distance: those on one segment, and others that hardly move against each other."
@@ -171,7 +171,7 @@ class SegmentDistances:
         except (KeyError, TypeError, ValueError, IndexError) as error: raise ValueError(f"SegmentDistances: {error}") from None
         return cls(*tables)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #b9d5ddf0
+# %% ../../nbs/stage4_labeler/06_label.ipynb #9cfa7e7f
 def marker_columns(
     recording: Recording, # labelled
     marker_set: MarkerSet, # M names
@@ -202,7 +202,7 @@ def _fit_distances(recordings: Sequence[np.ndarray], segment: np.ndarray, most: 
     use = ((segment[:, None] == segment) & (segment != "") | (within < most)) & ~np.eye(len(segment), dtype=bool) & (number > 0)
     return SegmentDistances(*(np.where(use, table, np.nan) for table in (mean, between, within)))
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #1cf92986
+# %% ../../nbs/stage4_labeler/06_label.ipynb #fd8358ac
 def pair_distances(
     points: np.ndarray, # mm, NaN where missing, (F, N, 3)
     every: int = 2, # look at every so manyth frame
@@ -224,7 +224,7 @@ def pair_distances(
     length, count = np.bincount(which, length, len(key)), np.bincount(which, count, len(key))
     return key // N, key % N, length / count, count
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #1cc3bc1a
+# %% ../../nbs/stage4_labeler/06_label.ipynb #f6b13e53
 def person_size(
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], # from `pair_distances`
     labels: np.ndarray, # name of each trajectory, -1 for none, (N,)
@@ -236,7 +236,7 @@ def person_size(
     ratio = apart[both] / distances.mean[labels[i[both]], labels[j[both]]]
     return float(np.clip(np.nanmedian(ratio), .7, 1.4)) if np.isfinite(ratio).any() else 1.
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #8c636944
+# %% ../../nbs/stage4_labeler/06_label.ipynb #17fcdf4f
 def distance_scores(
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], # from `pair_distances`
     labels: np.ndarray, # name of each trajectory as it is believed now, -1 for none, (N,)
@@ -259,7 +259,7 @@ def distance_scores(
     np.add.at(total, i, np.where(known, voice * fit, 0.)); np.add.at(voices, i, voice)
     return np.maximum(total * np.minimum(1., neighbours / np.maximum(voices, 1e-9)), -least)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #1c4b353e
+# %% ../../nbs/stage4_labeler/06_label.ipynb #b03f09a0
 def check_segments(
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], # from `pair_distances`
     labels: np.ndarray, # name of each trajectory, -1 for none, (N,)
@@ -276,7 +276,7 @@ def check_segments(
     total = np.bincount(i[known], minlength=len(labels))
     return np.bincount(i[known], off[known], len(labels)) / np.where(total, total, np.nan)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #635acf81
+# %% ../../nbs/stage4_labeler/06_label.ipynb #6dbd6c0b
 def name_trajectories(
     scores: np.ndarray, # log-probability of each name and, last, of being no marker, (N, M + 1)
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
@@ -303,7 +303,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     p = np.exp(scores - scores.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #e818b159
+# %% ../../nbs/stage4_labeler/06_label.ipynb #724d9e78
 def window_starts(
     frames: int, # F
     window: int, # frames of a window
@@ -314,7 +314,7 @@ def window_starts(
     if starts[-1] + window < frames: starts.append(frames - window)
     return [(start, min(start + window, frames)) for start in starts]
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #71d11d61
+# %% ../../nbs/stage4_labeler/06_label.ipynb #dcc343fb
 @dataclass(frozen=True)
 class Evidence:
     "What the net says: rows are stretches of trajectories, each with one list of log-probabilities."
@@ -338,7 +338,7 @@ class Evidence:
         np.add.at(total, self.column, size[:, None] * self.log_probs)
         return total / np.maximum(seen, 1)[:, None] * np.maximum(1, seen / window)[:, None]
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #95b4a0e7
+# %% ../../nbs/stage4_labeler/06_label.ipynb #a4208c5e
 def name_frames(
     evidence: Evidence, # of a recording
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
@@ -357,7 +357,7 @@ def name_frames(
         names[b * evidence.stride + f, column[r]], sure[b * evidence.stride + f, column[r]] = found[f, r], p[r, found[f, r]] # -1 is the last
     return names, sure
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #d2f6a41d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #3767c4d6
 def fit_of_names(
     part: Tensor, # motion of a window, (T, n, 9)
     log_probs: np.ndarray, # of its trajectories, (n, M + 1)
@@ -368,7 +368,7 @@ def fit_of_names(
     names = assign_frame(log_probs[there, :-1], log_probs[there, -1])
     return float(log_probs[there, names].mean()) # -1 is the last column: no marker
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #9414c173
+# %% ../../nbs/stage4_labeler/06_label.ipynb #4de2d742
 LABELER_DEFAULTS = {"rate": 100., "window": 120, "frames_read": 240, "packed": False, "cutoff": 6.} # of a net whose checkpoint does not say
 
 class Labeler:
@@ -394,7 +394,7 @@ class Labeler:
     def probabilities(self, recording: Recording) -> np.ndarray: return self.evidence(recording).frames() # (F, N, M + 1), the last: no marker
     def label(self, recording: Recording) -> "Labelling": return _label(self, recording) # DataError where never three markers are visible
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #e93f2dd1
+# %% ../../nbs/stage4_labeler/06_label.ipynb #807ce82d
 def motion_and_runs(
     recording: Recording, # at the net's rate
     rate: float, # frames a second of the net
@@ -406,7 +406,7 @@ def motion_and_runs(
     if cutoff: points = smooth(points, rate, cutoff)
     return motion(points, rate), runs(np.isfinite(points[..., 0]))
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #45fd7a0b
+# %% ../../nbs/stage4_labeler/06_label.ipynb #4b1aebb4
 def cut_window(
     moving: Tensor, # from `motion_and_runs`, (F, N, 9)
     spans: np.ndarray, # its runs, (P, 3)
@@ -423,7 +423,7 @@ def cut_window(
     which, seen = which[seen.any(0)], seen[:, seen.any(0)]
     return moving[frames, spans[which, 0]].masked_fill(~torch.from_numpy(seen)[..., None], torch.nan), which
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #6d3f98e6
+# %% ../../nbs/stage4_labeler/06_label.ipynb #20ffbc54
 @torch.no_grad()
 def ask(
     labeler: Labeler, # net, scale, settings
@@ -439,7 +439,7 @@ def ask(
         log_probs = torch.cat([log_probs + math.log(1 - labeler.ghost), torch.full_like(log_probs[:, :1], math.log(labeler.ghost))], 1)
     return log_probs.double().numpy()
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #0288a23c
+# %% ../../nbs/stage4_labeler/06_label.ipynb #3bb2675c
 def correct_facing(
     part: Tensor, # motion of a window, (T, n, 9)
     names: np.ndarray, # of its trajectories, (n,)
@@ -456,7 +456,7 @@ def correct_facing(
     better = math.atan2(x, -y)
     return better if abs(math.remainder(better - angle, 2 * math.pi)) < most else angle
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #db6c6437
+# %% ../../nbs/stage4_labeler/06_label.ipynb #bb606555
 def find_facing(
     labeler: Labeler, # net and marker set
     moving: Tensor, # (F, N, 9)
@@ -481,7 +481,7 @@ def find_facing(
         found.append(before)
     return found
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #2ab224bd
+# %% ../../nbs/stage4_labeler/06_label.ipynb #ee8b6c0b
 PHASES = 4 # so many readings of a window whose frames are read with gaps, each beginning a little later
 
 def _stretches(spans: np.ndarray, stride: int) -> tuple[np.ndarray, ...]: # column, start, stop, row of spans; (R,) each
@@ -511,7 +511,7 @@ def _evidence(labeler: Labeler, recording: Recording, overlap: int) -> Evidence:
     total /= np.maximum(weight, 1)[:, None]
     return Evidence(column, start, stop, total - np.log(np.exp(total).sum(1, keepdims=True)), (frames, recording.points.shape[1]), stride)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #939fb5fb
+# %% ../../nbs/stage4_labeler/06_label.ipynb #c1e038f7
 @dataclass(frozen=True, eq=False)
 class Labelling:
     "Names for the trajectories of a recording, and how sure they are."
@@ -538,7 +538,7 @@ class Labelling:
         kept = replace(self.recording, points=self.recording.points[:, keep], labels=tuple(self.recording.labels[i] for i in keep))
         return kept.relabel([self.labels[i] for i in keep])
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #e6fd2edb
+# %% ../../nbs/stage4_labeler/06_label.ipynb #28d1b715
 def _doubtful(labelling: Labelling, below: float) -> list[dict[str, Any]]:
     "What somebody should look at, the least sure first."
     visible, names = labelling.recording.visible, labelling.names
@@ -556,7 +556,7 @@ def _report(labelling: Labelling, below: float) -> dict[str, Any]:
     return {"name": labelling.recording.name, "frames": len(labelling.recording.points), "rate": labelling.recording.rate, "notes": list(labelling.notes), "missing": list(labelling.missing),
             "doubtful": labelling.doubtful(below), "trajectories": [dict(zip(("trajectory", "label", "confidence", "frames"), row)) for row in rows]}
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #9dcdc3ad
+# %% ../../nbs/stage4_labeler/06_label.ipynb #3790b311
 def _notes(labeler: Labeler, recording: Recording) -> tuple[str, ...]:
     "Decisions that whoever asked should hear of."
     rate, few, most = labeler.settings["rate"], int((recording.visible.sum(1) < 3).sum()), int(recording.visible.sum(1).max(initial=0))
@@ -583,7 +583,7 @@ def _label(labeler: Labeler, recording: Recording) -> Labelling:
     return Labelling(recording, labeler.marker_set, tuple(markers[m + 1] for m in names), chances[rows, names], np.where(visible, frame_names[near], -1).astype(np.int16),
                      np.where(visible, frame_sure[near], 0).astype(np.float32), tuple(second), misfit, notes)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #b301b5f1
+# %% ../../nbs/stage4_labeler/06_label.ipynb #3fa35649
 def filled_frames(
     before: np.ndarray, # mm, (F, N, 3)
     after: np.ndarray, # the same, with fewer gaps
@@ -596,7 +596,7 @@ def filled_frames(
         found.setdefault(labels[column], []).append([int(start) + first_frame, int(stop) + first_frame - 1])
     return found
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #9bd6561d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #948e80cd
 def export(
     labelling: Labelling, # what to write
     path: str | os.PathLike, # the C3D file to make
@@ -613,7 +613,7 @@ def export(
     write_c3d(replace(recording, points=points), path, like, overwrite)
     return filled_frames(recording.points, points, recording.labels, recording.first_frame)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #f355f778
+# %% ../../nbs/stage4_labeler/06_label.ipynb #2bb5d349
 def compare_sets(
     model: MarkerSet, # that a net was trained on
     wanted: MarkerSet, # that is needed
@@ -623,7 +623,7 @@ def compare_sets(
     def short(names: tuple[str, ...]) -> str: return ", ".join(names[:10]) + f" and {len(names) - 10} more" * (len(names) > 10)
     return "; ".join(text for text, yes in ((f"it lacks {short(missing)}", missing), (f"it has {short(extra)} in addition", extra)) if yes)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #9a35cd6d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #98e532bb
 def _load(cls: type[Labeler], folder: str | Path, expected: Mapping[str, Any], marker_set: MarkerSet | None) -> Labeler:
     "See `Labeler.load`."
     place = checkpoint_place(folder)
@@ -640,7 +640,7 @@ def _load(cls: type[Labeler], folder: str | Path, expected: Mapping[str, Any], m
     if marker_set is not None and (difference := compare_sets(names, marker_set)): raise CheckpointError(f"its marker set is another: {difference}", place)
     return cls(net_from(found.tensors, found.config, len(names), place), names, scale, found.config, distances)
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #63074422
+# %% ../../nbs/stage4_labeler/06_label.ipynb #e7c4e50d
 @dataclass
 class LabelConfig:
     "Name the trajectories of C3D files: NAME_labelled.c3d and a report NAME_labelled.json for each."
@@ -656,7 +656,7 @@ class LabelConfig:
     overwrite: bool = False # replace earlier results, never an input
     progress: bool = True # show a bar where there are several files
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #a99bc24d
+# %% ../../nbs/stage4_labeler/06_label.ipynb #82ab5dd2
 def label_file(
     labeler: Labeler, # names it
     path: Path, # a C3D file
@@ -675,7 +675,7 @@ def label_file(
     put_in_place(lambda beside: beside.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8"), told, config.overwrite)
     return out, report
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #acbd6dcc
+# %% ../../nbs/stage4_labeler/06_label.ipynb #9e03919c
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input, other files are labelled all the same; 130 when interrupted
@@ -694,5 +694,5 @@ def main(
     except KeyboardInterrupt: return 130
     return code
 
-# %% ../../nbs/stage4_labeler/06_label.ipynb #462c6028
+# %% ../../nbs/stage4_labeler/06_label.ipynb #beecc966
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
