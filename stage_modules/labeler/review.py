@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'PART_COLOURS', 'UNLABELLED', 'COLOURINGS', 'ReviewState', '
            'split', 'swap', 'Clash', 'clashes', 'next_doubtful', 'reviewed', 'Review', 'trajectory_colours',
            'body_lines', 'room_around', 'draw_frame', 'draw_timeline', 'draw_review', 'ReviewTool', 'review_tool']
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #279f6bba
+# %% ../../nbs/stage4_labeler/08_review.ipynb #1579a511
 import html
 import os
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from ..toolkit.errors import DataError, check_shape
 from ..toolkit.explore import Explorer, choice, slider, tick_box
 from ..toolkit.plots import PALETTE
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #b66d113d
+# %% ../../nbs/stage4_labeler/08_review.ipynb #252a3e9a
 @dataclass(frozen=True, eq=False)
 class ReviewState:
     "Trajectories and their names, at one moment of a review."
@@ -55,7 +55,7 @@ def start_review(
     N = len(labelling.labels)
     return ReviewState(labelling.recording, labelling.marker_set, tuple(labelling.labels), np.asarray(labelling.confidence, float), np.asarray(labelling.frame_confidence, float), np.zeros(N, bool))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #658e6d83
+# %% ../../nbs/stage4_labeler/08_review.ipynb #65892cc5
 def review_recording(
     recording: Recording, # with labels of its own
     marker_set: MarkerSet, # the names that there are
@@ -65,7 +65,7 @@ def review_recording(
     names = tuple(label if yes else "" for label, yes in zip(recording.labels, named))
     return ReviewState(recording, marker_set, names, named.astype(float), np.where(recording.visible, named, 0.), np.zeros(len(names), bool))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #7944fbc8
+# %% ../../nbs/stage4_labeler/08_review.ipynb #500ffd3e
 def rename(
     state: ReviewState, # before
     trajectory: str, # the trajectory's own label, such as "*17"
@@ -80,7 +80,7 @@ def rename(
     note = f"{trajectory} renamed from {state.names[i] or 'nothing'} to {name or 'nothing'}"
     return replace(state, names=tuple(names), confidence=sure, frame_confidence=frames, checked=checked, edits=(*state.edits, note))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #67bd3777
+# %% ../../nbs/stage4_labeler/08_review.ipynb #727621b2
 def split(
     state: ReviewState, # before
     trajectory: str, # its own label
@@ -101,7 +101,7 @@ def split(
     return replace(state, recording=replace(recording, points=points, labels=labels), names=tuple(state.names[k] for k in twice), confidence=sure,
                    frame_confidence=frames, checked=state.checked[twice], edits=(*state.edits, f"{trajectory} split at frame {frame}: {fresh} begins there"))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #1eecb56a
+# %% ../../nbs/stage4_labeler/08_review.ipynb #fa80a348
 def swap(
     state: ReviewState, # before
     first: str, second: str, # two trajectories, by their own labels
@@ -119,7 +119,7 @@ def swap(
     was = [state.names[i] for i in state.recording.indices(later)]
     return rename(rename(state, later[0], was[1]), later[1], was[0])
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #e03cea73
+# %% ../../nbs/stage4_labeler/08_review.ipynb #3ee23e06
 class Clash(NamedTuple):
     "Two trajectories of one name, in the same frame."
     name: str # of both
@@ -141,7 +141,7 @@ def clashes(
         found.append(Clash(name, state.recording.labels[a], state.recording.labels[b], frame))
     return found
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #5094d95a
+# %% ../../nbs/stage4_labeler/08_review.ipynb #7653a055
 def next_doubtful(
     state: ReviewState,
     below: float = .9, # confidence that is not worth a look
@@ -153,7 +153,7 @@ def next_doubtful(
     doubt = np.where(state.checked | ~state.recording.visible.any(0), np.inf, state.confidence)
     return labels[int(doubt.argmin())] if len(doubt) and doubt.min() < below else None
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #481b477c
+# %% ../../nbs/stage4_labeler/08_review.ipynb #50162de1
 def reviewed(
     state: ReviewState,
     keep_unlabelled: bool = True, # trajectories without a name stay
@@ -163,7 +163,7 @@ def reviewed(
     part = replace(state.recording, points=state.recording.points[:, keep], labels=tuple(state.recording.labels[i] for i in keep))
     return part.relabel([state.names[i] for i in keep])
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #5bbf44db
+# %% ../../nbs/stage4_labeler/08_review.ipynb #d45edd2d
 class Review:
     "Edits with undo and redo. `state` is the current one."
     def __init__(self, state: ReviewState): # from `start_review` or `review_recording`
@@ -187,7 +187,7 @@ class Review:
         "Writes what is reviewed; raises DataError as `reviewed` and `write_c3d` do, and then writes nothing."
         return write_c3d(reviewed(self.state, keep_unlabelled), path, like)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #81cadc9b
+# %% ../../nbs/stage4_labeler/08_review.ipynb #c493832d
 PARTS = ("pelvis", "torso", "head", "upperarm", "forearm", "hand", "thigh", "shank", "foot")
 PART_COLOURS = dict(zip(PARTS, ("#000000", "#8C8C8C", PALETTE[3], PALETTE[0], PALETTE[2], PALETTE[5], PALETTE[1], PALETTE[4], "#7A4B00")))
 UNLABELLED = "#9A9A9A" # drawn as crosses
@@ -208,7 +208,7 @@ def trajectory_colours(
     else: rgba[named] = [plt.matplotlib.colors.to_rgba(PART_COLOURS.get(segments[k].rsplit("_", 1)[-1], "#FFFFFF00")) for k in at[named]]
     return rgba
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #98757411
+# %% ../../nbs/stage4_labeler/08_review.ipynb #78c78952
 _LIMBS = [("pelvis", "torso"), ("torso", "head")] + [(a.format(side), b.format(side)) for side in ("left", "right") for a, b in
           (("torso", "{}_upperarm"), ("{}_upperarm", "{}_forearm"), ("{}_forearm", "{}_hand"), ("pelvis", "{}_thigh"), ("{}_thigh", "{}_shank"), ("{}_shank", "{}_foot"))]
 
@@ -225,7 +225,7 @@ def body_lines(
     lines += [(middles[a], middles[b]) for a, b in _LIMBS if a in middles and b in middles]
     return np.array(lines).reshape(-1, 2, 3)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #cb98bd29
+# %% ../../nbs/stage4_labeler/08_review.ipynb #e31376e6
 def room_around(
     recording: Recording,
 ) -> tuple[float, float]: # half the width and the height, mm
@@ -244,7 +244,7 @@ def _prepare(ax: Axes3D, middle: np.ndarray, room: tuple[float, float]) -> None:
     ax.locator_params(nbins=4)
     ax.tick_params(labelsize=7, pad=0)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #11c6664f
+# %% ../../nbs/stage4_labeler/08_review.ipynb #7cb642f8
 def _scatter(ax: Axes3D, state: ReviewState, frame: int, by: str, seen: np.ndarray) -> None:
     "Markers as balls, on the right side as triangles; what has no name as crosses."
     points, at = state.recording.points[frame], state.marker_set.index(state.names)
@@ -254,7 +254,7 @@ def _scatter(ax: Axes3D, state: ReviewState, frame: int, by: str, seen: np.ndarr
     for marker, these in ("o", (at >= 0) & ~right), ("^", (at >= 0) & right), ("x", at < 0):
         ax.scatter(*points[seen & these].T, c=colours[seen & these], marker=marker, s=26, depthshade=False, linewidths=1. if marker == "x" else 0)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #43d9a651
+# %% ../../nbs/stage4_labeler/08_review.ipynb #e86212d4
 def _legend(figure: Figure, state: ReviewState, by: str, **place: Any) -> None:
     "What the colours mean."
     dot = lambda colour, label, marker="o": Line2D([], [], color=colour, marker=marker, ls="", ms=5, label=label)
@@ -273,7 +273,7 @@ def _select(ax: Axes3D, state: ReviewState, frame: int, trajectory: str) -> None
         ax.plot(*here[:, None], "o", ms=12, mfc="none", mec=PALETTE[1])
         ax.text(*here, f"  {trajectory} {state.names[i]}", color=PALETTE[1], fontsize=9)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #5edd9339
+# %% ../../nbs/stage4_labeler/08_review.ipynb #4b01afca
 def draw_frame(
     state: ReviewState,
     frame: int, # counted from 0
@@ -302,7 +302,7 @@ def draw_frame(
     if alone: _legend(ax.figure, state, by, loc="outside right center")
     return ax
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #47d158b8
+# %% ../../nbs/stage4_labeler/08_review.ipynb #eaf26f4d
 def draw_timeline(
     state: ReviewState,
     frame: int | None = None, # a line there
@@ -324,7 +324,7 @@ def draw_timeline(
     ax.figure.colorbar(image, ax=ax, label="confidence", shrink=.6, pad=.01)
     return ax
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #57b723c6
+# %% ../../nbs/stage4_labeler/08_review.ipynb #ec03ba6d
 def draw_review(
     state: ReviewState,
     frame: int, # counted from 0
@@ -340,7 +340,7 @@ def draw_review(
     _legend(figure, state, by, loc="center left", bbox_to_anchor=(.5, .5))
     return figure
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #6768a7bf
+# %% ../../nbs/stage4_labeler/08_review.ipynb #9b53fa1e
 def _options(state: ReviewState) -> list[tuple[str, str]]:
     "What one can choose from: nothing, or a trajectory by name."
     return [("", ""), *sorted((f"{name or '(no name)'}  {label}", label) for name, label in zip(state.names, state.recording.labels))]
@@ -351,7 +351,7 @@ def _controls(state: ReviewState) -> dict[str, Any]:
     return dict(frame=slider(0, max(last, 1), last // 2), trajectory=choice(_options(state), value=""), by=choice(list(COLOURINGS), label="colour by"),
                 show_names=tick_box(False, "names"), azimuth=slider(-180., 180., -60., 5., label="from"))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #2839555e
+# %% ../../nbs/stage4_labeler/08_review.ipynb #7c5307de
 class ReviewTool:
     "Controls, buttons and pictures for a review; the last expression of a cell shows it. Made by `review_tool`."
     def __init__(self,
@@ -370,12 +370,10 @@ class ReviewTool:
 
     @property
     def chosen(self) -> str: return self.explorer.controls["trajectory"].value
-    @property
-    def frame(self) -> int: return self.explorer.controls["frame"].value
 
     def rename(self) -> str: return self._edit(rename, self.chosen, self.name.value)
-    def split(self) -> str: return self._edit(split, self.chosen, self.frame)
-    def swap(self) -> str: return self._edit(swap, self.chosen, self.other.value, self.frame)
+    def split(self) -> str: return self._edit(split, self.chosen, self.explorer.values["frame"])
+    def swap(self) -> str: return self._edit(swap, self.chosen, self.other.value, self.explorer.values["frame"])
     def undo(self) -> str: self.review.undo(); return "one step back"
     def redo(self) -> str: self.review.redo(); return "one step forth"
     def next(self) -> str: return _next(self)
@@ -386,7 +384,7 @@ class ReviewTool:
     def attempt(self, action: Callable[[], str]) -> None: _attempt(self, action)
     def _ipython_display_(self) -> None: _show(self)
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #ac9dc892
+# %% ../../nbs/stage4_labeler/08_review.ipynb #cec97a5f
 def _attempt(tool: ReviewTool, action: Callable[[], str]) -> None:
     "Does it, says so, and draws anew. An error becomes a sentence."
     try: said, colour = action(), "inherit"
@@ -409,7 +407,7 @@ def _quietly(tool: ReviewTool, control: str, **settings: Any) -> None:
     for name, value in settings.items(): setattr(widget, name, value)
     widget.observe(tool.explorer.redraw, names="value")
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #c2c579db
+# %% ../../nbs/stage4_labeler/08_review.ipynb #117b5c69
 def _next(tool: ReviewTool) -> str:
     "Chooses what to look at next, in the middle of the frames in which it is seen."
     state = tool.review.state
@@ -427,7 +425,7 @@ def _export(tool: ReviewTool) -> str:
     while (path := tool.folder / f"{name}{f'_{number}' if number > 1 else ''}.c3d").exists(): number += 1
     return f"written: {tool.review.export(path, tool.like).name}"
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #75b38452
+# %% ../../nbs/stage4_labeler/08_review.ipynb #a79e7c15
 def _show(tool: ReviewTool) -> None:
     "All of it in JupyterLab; the figure alone where `STAGE_STATIC` is set."
     if os.environ.get("STAGE_STATIC", "") not in ("", "0"): return tool.explorer._ipython_display_()
@@ -437,7 +435,7 @@ def _show(tool: ReviewTool) -> None:
     display(widgets.VBox([row(c["frame"], c["azimuth"], c["by"], c["show_names"]), row(c["trajectory"], b["next"], b["undo"], b["redo"]),
                           row(tool.name, b["rename"], b["split"], tool.other, b["swap"], b["export"]), tool.message, tool.explorer.picture]))
 
-# %% ../../nbs/stage4_labeler/08_review.ipynb #d018dc9d
+# %% ../../nbs/stage4_labeler/08_review.ipynb #d09f9cba
 def review_tool(
     work: Any, # a labeler's `Labelling`, a `ReviewState`, or a `Review`
     folder: str | os.PathLike = ".", # where files are written
