@@ -22,7 +22,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["stage_modules", "stage_modules.*"]),
-    package_data={"stage_modules": ["py.typed", "**/*.txt", "seq2seq/demo/*/*", "unet1d/demo/*/*"]},
+    package_data={"stage_modules": ["py.typed", "**/*.txt", "seq2seq/demo/*/*", "unet1d/demo/*/*", "labeler/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -8,8 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import butter, filtfilt
 
-from stage_modules.labeler.features import (FeatureScale, acceleration, align, estimate_facing, facing_angle, fill_gaps, marker_features, mean_sizes, motion,
-                                            neighbour_order, packed_order, pair_features, runs, smooth, velocity, window_spans)
+from stage_modules.labeler.features import (
+    FeatureScale,
+    acceleration,
+    align,
+    estimate_facing,
+    facing_angle,
+    fill_gaps,
+    marker_features,
+    mean_sizes,
+    motion,
+    neighbour_order,
+    packed_order,
+    pair_features,
+    runs,
+    smooth,
+    velocity,
+    window_spans,
+)
 from stage_modules.labeler.markers import Recording
 from stage_modules.toolkit.errors import ShapeError
 
