@@ -106,7 +106,7 @@ def trained_on_others(net: str, subject: str, args: argparse.Namespace):
     if not (facts and facts.exists()):
         start, trained = time.process_time(), train(config)
         found = {"minutes": round(trained.seconds / 60, 2), "cpu_minutes": round((time.process_time() - start) / 60, 2), "steps": trained.history[-1]["step"],
-                 "parameters": sum(p.numel() for p in trained.net.parameters()), "valid_accuracy": round(trained.accuracy, 5)}
+                 "parameters": sum(p.numel() for p in trained.net.parameters()), "valid_accuracy": round(trained.accuracy, 5), "interrupted": trained.interrupted}
         if not facts: return trained.labeler, found
         facts.write_text(json.dumps(found), encoding="utf-8")
     return Labeler.load(config.folder), json.loads(facts.read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--keep", help="folder for the trained nets; a later call takes what is there instead of training again")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier, stopped call has measured")
     args = parser.parse_args()
-    settings = {"draws": args.draws, "minutes_at_most": args.minutes, "seed": args.seed}
+    settings = {"draws": args.draws, "seed": args.seed}
     runs = earlier_rows(args.name, args.fresh, **settings)
     done = {(run["net"], run["subject"]) for run in runs}
     todo = [(net, subject, args) for net in args.nets for subject in args.subjects if (net, subject) not in done]

@@ -160,7 +160,7 @@ def test_every_truncation_is_noticed_and_names_the_file(tmp_path, name):
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(position=st.integers(0, 400), value=st.integers(0, 255), name=st.sampled_from(["model.safetensors", "config.json", "state.json", "state.safetensors"]))
 def test_a_changed_byte_gives_a_checkpoint_or_a_checkpoint_error(tmp_path_factory, position, value, name):
-    folder = tmp_path_factory.getbasetemp() / "changed"
+    folder = tmp_path_factory.getbasetemp() / "changed by a byte"
     if not folder.exists(): save(folder, 1.)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:position] + bytes([value]) + content[position + 1:])

@@ -253,7 +253,7 @@ CONFIG = asdict(ModelConfig())
 @example("word", "dropout", float("nan")) # not seen before the first sentence
 @example("self", "num_heads", 0) # a division by zero
 def test_a_changed_configuration_loads_or_is_refused(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, kind: str, name: str, new: Any) -> None:
-    folder = tmp_path_factory.getbasetemp() / "changed"
+    folder = tmp_path_factory.getbasetemp() / "changed translator"
     shutil.copytree(tiny[kind], folder, dirs_exist_ok=True)
     config = json.loads((tiny[kind] / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {name: new}), encoding="utf-8")

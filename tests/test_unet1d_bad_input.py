@@ -274,7 +274,7 @@ def put(folder: Path, source: Path, file: str, value: Any) -> None:
 @example("flow", "mid_structure", "conv")
 @example("ddpm", "positions", "joints")
 def test_a_changed_configuration_samples_or_is_refused(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, kind: str, name: str, new: Any) -> None:
-    folder = tmp_path_factory.getbasetemp() / "changed"
+    folder = tmp_path_factory.getbasetemp() / "changed generator"
     put(folder, tiny[kind], "config.json", json.loads((tiny[kind] / "config.json").read_text()) | {name: new})
     sample_or_refuse(folder)
 
