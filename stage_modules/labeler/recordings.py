@@ -6,7 +6,7 @@
 __all__ = ['turn', 'example_poses', 'nearest_poses', 'match', 'fit_pose', 'name_points', 'label_by_poses', 'majority',
            'shares_right']
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #b54db0e6
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #a0a1ebca
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from .features import align, facing_angle
 from .markers import MarkerSet, Recording
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #b5f47cac
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #1cbeff5c
 def turn(
     poses: np.ndarray, # mm, (K, M, 3)
     angles: np.ndarray, # radians about z, (A,)
@@ -27,7 +27,7 @@ def turn(
     y = poses[:, None, :, 0] * s[:, None] + poses[:, None, :, 1] * c[:, None]
     return np.stack([x, y, np.broadcast_to(poses[:, None, :, 2], x.shape)], -1)
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #6b82e9c2
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #523f3c94
 def example_poses(
     recordings: Sequence[Recording], # labelled
     marker_set: MarkerSet, # M markers, with the two that tell the facing direction
@@ -45,7 +45,7 @@ def example_poses(
     poses[..., :2] -= np.median(poses[..., :2], axis=1, keepdims=True)
     return poses
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #7358c9dd
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #3e3b3e75
 def nearest_poses(
     cloud: np.ndarray, # mm, the points of one frame, (N, 3)
     poses: np.ndarray, # mm, candidates over the origin, (K, M, 3)
@@ -58,7 +58,7 @@ def nearest_poses(
     far = torch.cdist(torch.from_numpy(cloud).float().expand(len(poses), -1, -1), torch.from_numpy(placed).float()).amin(-1)
     return placed[far.clamp(max=reach).mean(-1).argsort()[:best].numpy()]
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #3f622a7d
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #8a1d3c60
 def match(
     cloud: np.ndarray, # mm, (N, 3)
     pose: np.ndarray, # mm, (M, 3)
@@ -70,7 +70,7 @@ def match(
     near = cost[point, marker] < reach**2
     return point[near], marker[near], cost[point, marker].sum()
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #91f1f37a
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #92be8f81
 def fit_pose(
     pose: np.ndarray, # mm, all markers, (M, 3)
     ours: np.ndarray, # mm, some of them, (k, 3)
@@ -83,7 +83,7 @@ def fit_pose(
     scale = np.clip((a * b).sum() / max((a * a).sum(), 1e-9), .8, 1.25)
     return scale * turn((pose - ours.mean(0))[None], angle)[0, 0] + theirs.mean(0)
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #9150d78d
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #a8cbb7ad
 def name_points(
     cloud: np.ndarray, # mm, the points of one frame, (N, 3)
     poses: np.ndarray, # mm, candidates over the origin, (K, M, 3)
@@ -99,7 +99,7 @@ def name_points(
         if cost < best: best, names = cost, np.full(len(cloud), -1); names[point] = marker
     return names
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #65212e81
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #f1ea4f44
 def label_by_poses(
     recording: Recording, # names are not looked at, (F, N)
     poses: np.ndarray, # mm, as from `example_poses`, (K, M, 3)
@@ -114,7 +114,7 @@ def label_by_poses(
         if len(seen) >= 3: found[frame, seen] = name_points(recording.points[frame, seen].astype(float), candidates)
     return found
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #4311f2f2
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #59878222
 def majority(
     found: np.ndarray, # marker of each sample, -1 for none, (F, N)
     num_markers: int, # M
@@ -123,7 +123,7 @@ def majority(
     votes = np.stack([(found == marker).sum(0) for marker in range(num_markers)]) # (M, N)
     return np.where(votes.any(0), votes.argmax(0), -1)
 
-# %% ../../nbs/stage4_labeler/09_recordings.ipynb #9921e4cb
+# %% ../../nbs/stage4_labeler/09_recordings.ipynb #5cca1a4c
 def shares_right(
     found: np.ndarray, # marker of each sample, (F, N)
     voted: np.ndarray, # marker of each trajectory, (N,)
