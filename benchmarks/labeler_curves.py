@@ -1,7 +1,7 @@
 """Where the marker labeler gives in: more samples hidden, more ghosts, shorter recordings, fewer people to learn from; who is taken for whom, and where the nets look.
 
-    python benchmarks/labeler_curves.py --keep FOLDER          nets of `labeler.py --keep FOLDER`, and those that are missing there (about half an hour on two cores with all of them there)
-    python benchmarks/labeler_curves.py --keep FOLDER --curves people   a part
+    python benchmarks/labeler_curves.py --keep FOLDER      with the nets of `labeler.py --keep FOLDER` (about half an hour on two cores); those that are not there are trained
+    python benchmarks/labeler_curves.py --keep FOLDER --curves people     a part
 
 biomechzoo, 56 markers, straight walks and turns with the corrected labels; every subject is named by a net that learned from the seven others (for `people`, from so many of the others, drawn at random).
 Unless the curve says otherwise a fifth of the samples is hidden in gaps, each piece is a trajectory of its own, and there are two ghosts. Values are shares of samples of real markers in per cent, before (`frames`) and after
@@ -11,20 +11,19 @@ Writes results/labeler_curves.json after each run and goes on where it was stopp
 import argparse
 import json
 from argparse import Namespace
-from collections import Counter
 
 import numpy as np
 import torch
 from common import RESULTS, earlier_rows, save, side_by_side, table
-from labeler import MARKERS, NEEDS_DATA, load, of, score, trained_on_others
+from labeler import MARKERS, load, of, score, trained_on_others
 
-from stage_modules.labeler.features import align, facing_angle, fill_gaps, motion, pair_features, smooth
+from stage_modules.labeler.explore import confusion_table, look_at
 from stage_modules.labeler.label import Labeler
 from stage_modules.labeler.markers import BIOMECHZOO, Recording
 from stage_modules.labeler.simulate import Spoiled, spoil
 from stage_modules.labeler.train import TrainConfig, train
 
-__all__ = ["NEEDS_DATA"]
+NEEDS_DATA = "biomechzoo/HC002D/Straight/HC002D06.c3d"
 CURVES = {"occlusion": (0., .1, .2, .3, .4, .5, .6), "ghosts": (0, 2, 5, 10, 20), "length": (10, 25, 50, 100, 200), "people": (1, 2, 4, 7)} # share, number, frames, number
 SEED = 100 # of the damage; the fold table of `labeler.py` has 0, 1, 2
 LOOKED_AT = ("transformer", "hybrid") # the nets that have attention
@@ -58,13 +57,13 @@ def point(labeler: Labeler, subject: str, curve: str, value: float) -> dict[str,
 
 
 def confusion(labeler: Labeler, subject: str) -> list[list[int]]:
-    "True marker (-1 a ghost), given one (-1 none), samples; only those that differ, and ghosts."
-    found = Counter()
+    "True marker (the last number: a ghost), given one (the last: none), samples."
+    counts = np.zeros((len(MARKERS) + 1,) * 2, int)
     for recording in of(load("corrected"), subject):
         spoiled = spoil(recording, BIOMECHZOO, seed=SEED)
         names, there = named(labeler, spoiled)[0], spoiled.recording.visible
-        found.update(zip(spoiled.truth[there].tolist(), names[there].tolist()))
-    return [[true, given, count] for (true, given), count in sorted(found.items())]
+        counts += confusion_table(spoiled.truth[there], names[there], len(MARKERS))
+    return [[int(true), int(given), int(counts[true, given])] for true, given in np.argwhere(counts)]
 
 
 def people(net: str, subject: str, number: int, args: Namespace) -> dict:
@@ -80,16 +79,11 @@ def looks(net: str, subject: str, args: Namespace, marker: str = "RTOE", frames:
     "Weights of each attention layer for one marker in one window, mean over the heads; and where the marker was."
     config = TrainConfig(data_path="biomechzoo", holdout=(subject,), model_type=net, output_dir=None, frames_read=read, max_steps=args.look_steps, num_epochs=-(-args.look_steps // 100), device="cpu", progress=False, tensorboard=False)
     trained = train(config)
-    recording = of(load("corrected"), subject)[0].select(MARKERS).resample(config.rate)
-    middle = len(recording.points) // 2
-    whole = smooth(fill_gaps(align(recording.points, facing_angle(recording, *BIOMECHZOO.facing)), 4), recording.rate)
-    moving = motion(whole, recording.rate)[middle - frames // 2:middle + frames // 2:frames // read]
-    features, mask = pair_features(moving, len(MARKERS) - 1, targets=torch.tensor([MARKERS.index(marker)]), packed=trained.config.packed)
-    scaled = trained.scale.apply(features)
-    weights = [layer[0].mean(0).numpy().round(4).tolist() for layer in trained.labeler.net.attention_weights(scaled, mask)]
-    probability = trained.labeler.net(scaled, mask).softmax(-1)[0, MARKERS.index(marker)].item()
-    return {"recording": recording.name, "marker": marker, "first_frame": middle - frames // 2, "step": frames // read, "rate": recording.rate, "steps": args.look_steps, "accuracy": round(trained.accuracy, 4),
-            "probability": round(probability, 4), "height_mm": moving[:, MARKERS.index(marker), 2].numpy().round(1).tolist(), "weights": weights}
+    recording = of(load("corrected"), subject)[0].resample(config.rate)
+    start = (len(recording.points) - frames) // 2
+    look = look_at(trained.labeler, recording, marker, start, frames)
+    return {"recording": recording.name, "marker": marker, "steps": args.look_steps, "accuracy": round(trained.accuracy, 4), "probability": round(float(look.probabilities[MARKERS.index(marker)]), 4),
+            "seconds": look.seconds.round(3).tolist(), "height_mm": look.height.round(1).tolist(), "weights": [layer.mean(0).numpy().round(4).tolist() for layer in look.weights]}
 
 
 def one_run(net: str, subject: str, curve: str, args: Namespace) -> dict:
@@ -119,7 +113,7 @@ def summary(runs: list[dict]) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", required=True, help="folder of nets, as `labeler.py --keep` makes it")
+    parser.add_argument("--keep", default="runs/labeler_folds", help="folder of nets, as `labeler.py --keep` makes it; the place for those that are not there")
     parser.add_argument("--curves", nargs="+", choices=(*CURVES, "confusion", "attention"), default=[*CURVES, "confusion", "attention"], help="which")
     parser.add_argument("--nets", nargs="+", choices=("hybrid", "lstm", "transformer"), default=["hybrid", "lstm"], metavar="NAME", help="which nets; `people` and `confusion` take the first")
     parser.add_argument("--subjects", nargs="+", default=sorted({r.name.split("/")[0] for r in load("corrected")}), help="who is held out, one after the other")
