@@ -4,9 +4,10 @@
     python benchmarks/labeler_pronto.py --minutes 1         a look
 
 Training: simulated people with the recording's own marker set (OpenSim XML). Test: PronetoRun01, all names taken away, whole trajectories; `frames` is the share of samples named right before the vote, `vote` after it, in per cent.
-There is one labelled recording of this marker set. So transfer learns from the first two fifths and is tested on the last two, and the other way round; the fifth between belongs to neither.
+There is one labelled recording of this marker set. So transfer learns from the first two fifths and is tested on the last two, and the other way round; the fifth between belongs to neither. Each transfer once with nothing but those frames, once with half of the windows still showing the simulated people.
 Writes results/labeler_pronto.json."""
 import argparse
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -39,21 +40,29 @@ def main() -> None:
     parser.add_argument("--transfer_minutes", type=float, default=1., help="of each transfer, at most")
     parser.add_argument("--subjects", type=int, default=40, help="simulated people, five trials each")
     parser.add_argument("--model_type", default="hybrid", choices=["hybrid", "lstm", "transformer"])
+    parser.add_argument("--keep", help="folder for the net that has seen simulations only; a later call takes what is there")
     args = parser.parse_args()
     marker_set = opensim_markers()
     whole = load_pronto().select(marker_set.markers).resample(100.)
     fifth = len(whole.points) // 5
     parts = {"first two fifths": whole.cut(0, 2 * fifth), "last two fifths": whole.cut(3 * fifth)}
     with tempfile.TemporaryDirectory() as place:
-        first = train(TrainConfig(marker_set=str(fetch("auto-marker-label/MarkerSet.xml")), subjects=args.subjects, model_type=args.model_type, output_dir=place, exp_name="simulated", num_epochs=1000,
-                                  max_minutes=args.minutes, tensorboard=False))
-        rows = [{"labeler": "simulations only", "tested on": name, **score(first.labeler, part, marker_set.markers)} for name, part in {"all": whole, **parts}.items()]
-        for learned, tested in (list(parts), list(parts)[::-1]):
-            write_c3d(replace(parts[learned], name=learned), Path(place, f"{learned}.c3d"))
-            moved = transfer(TransferConfig(str(Path(place, "simulated")), str(Path(place, f"{learned}.c3d")), output_dir=place, exp_name=learned, num_epochs=1000, max_minutes=args.transfer_minutes))
-            rows.append({"labeler": f"transfer to {learned}", "tested on": tested, **score(moved.labeler, parts[tested], marker_set.markers)})
+        first = Path(args.keep or place, "simulated")
+        facts = first / "facts.json"
+        if not facts.exists():
+            trained = train(TrainConfig(marker_set=str(fetch("auto-marker-label/MarkerSet.xml")), subjects=args.subjects, model_type=args.model_type, output_dir=str(first.parent), exp_name=first.name, num_epochs=1000,
+                                        max_minutes=args.minutes, tensorboard=False, progress=False))
+            facts.write_text(json.dumps({"steps": trained.history[-1]["step"], "valid_accuracy": round(trained.accuracy, 5)}), encoding="utf-8")
+        labeler = Labeler.load(first)
+        rows = [{"labeler": "simulations only", "tested on": name, **score(labeler, part, marker_set.markers)} for name, part in {"all": whole, **parts}.items()]
+        for rehearse in 0., .5:
+            for learned, tested in (list(parts), list(parts)[::-1]):
+                write_c3d(replace(parts[learned], name=learned), Path(place, f"{learned}.c3d"), overwrite=True)
+                moved = transfer(TransferConfig(str(first), str(Path(place, f"{learned}.c3d")), output_dir=place, exp_name=f"{learned} {rehearse}", num_epochs=1000, max_minutes=args.transfer_minutes, rehearse=rehearse, progress=False))
+                rows.append({"labeler": f"transfer to {learned}" + (", half simulated" if rehearse else ", nothing else"), "tested on": tested, **score(moved.labeler, parts[tested], marker_set.markers)})
+        known = json.loads(facts.read_text(encoding="utf-8"))
     print(table(rows))
-    save("labeler_pronto", rows, minutes=args.minutes, transfer_minutes=args.transfer_minutes, subjects=args.subjects, model_type=args.model_type, steps=first.history[-1]["step"], valid_accuracy=round(first.accuracy, 5))
+    save("labeler_pronto", rows, minutes=args.minutes, transfer_minutes=args.transfer_minutes, subjects=args.subjects, model_type=args.model_type, **known)
 
 
 if __name__ == "__main__": main()

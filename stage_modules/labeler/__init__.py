@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "label": ["Labeler", "Labelling", "SegmentDistances", "assign_frames", "assign_trajectories", "name_trajectories", "export"],
         "recordings": ["example_poses", "label_by_poses"],
         "review": ["Review", "start_review", "draw_review", "review_tool"],
+        "explore": ["Look", "look_at", "draw_look", "confusion_table", "worst_pairs", "draw_confusion"],
         "exercises": ["grade", "grade_notebook"],
     },
 )

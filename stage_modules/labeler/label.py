@@ -147,14 +147,15 @@ def assign_trajectories(
 @dataclass(frozen=True)
 class SegmentDistances:
     "How far markers are from each other, of pairs that keep their distance: those on one segment, and others that hardly move against each other."
-    mean: np.ndarray # mm, over recordings, NaN for pairs that are not used, (M, M)
-    between: np.ndarray # standard deviation from recording to recording, beyond that of size, mm, (M, M)
+    mean: np.ndarray # mm, over people, NaN for pairs that are not used, (M, M)
+    between: np.ndarray # standard deviation of somebody new from that mean, beyond that of size, mm, (M, M)
     within: np.ndarray # standard deviation within a recording, mm, (M, M)
 
     @classmethod
     def fit(cls, recordings: Sequence[Recording], marker_set: MarkerSet, most: float = 15.) -> "SegmentDistances":
-        "From labelled recordings; `most` is the spread in mm within a recording up to which a pair of different segments counts."
-        return _fit_distances([marker_columns(recording, marker_set) for recording in recordings], np.array(marker_set.segments), most)
+        "From labelled recordings, whose names up to a slash say who it is (without one, somebody else each); `most` is the spread in mm within a recording up to which a pair of different segments counts."
+        people = [recording.name.split("/")[0] if "/" in recording.name else f"/{i}" for i, recording in enumerate(recordings)]
+        return _fit_distances([marker_columns(recording, marker_set) for recording in recordings], people, np.array(marker_set.segments), most)
 
     def to_json(self) -> dict[str, Any]:
         first, second = np.nonzero(np.triu(np.isfinite(self.mean)))
@@ -182,23 +183,29 @@ def marker_columns(
     points[:, index[index >= 0]] = recording.points[:, index >= 0]
     return points
 
-def _fit_distances(recordings: Sequence[np.ndarray], segment: np.ndarray, most: float) -> SegmentDistances:
+# %% ../../nbs/stage4_labeler/06_label.ipynb #7e89e8ef
+def _mean(tables: Sequence[np.ndarray]) -> np.ndarray: # NaN where all are
+    "Mean over what is there."
+    tables = np.array(tables)
+    number = np.isfinite(tables).sum(0)
+    return np.nansum(tables, 0) / np.where(number, number, np.nan)
+
+def _apart(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (M, M) each
+    "Mean and variance of all distances within a recording."
+    points = points[::max(1, len(points) // 60)] # distances change slowly
+    apart = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1) # (F, M, M)
+    mean = _mean(apart)
+    return mean, _mean((apart - mean) ** 2)
+
+def _fit_distances(recordings: Sequence[np.ndarray], people: Sequence[str], segment: np.ndarray, most: float) -> SegmentDistances:
     "Means and spreads of all pairs, then those of the pairs that count."
-    stats = []
-    for points in recordings:
-        points = points[::max(1, len(points) // 60)] # distances change slowly
-        apart = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1) # (F, M, M)
-        count = np.isfinite(apart).sum(0)
-        mean = np.nansum(apart, 0) / np.where(count, count, np.nan)
-        stats.append((mean, np.nansum((apart - mean) ** 2, 0) / np.where(count, count, np.nan)))
-    means, variances = (np.array(table) for table in zip(*stats))
-    number = np.isfinite(means).sum(0)
-    known = np.where(number, number, np.nan)
-    mean, within = np.nansum(means, 0) / known, np.sqrt(np.nansum(variances, 0) / known)
+    stats = [_apart(points) for points in recordings]
+    of = lambda k, person: _mean([stat[k] for stat, who in zip(stats, people) if who == person])
+    means, variances = (np.array([of(k, person) for person in dict.fromkeys(people)]) for k in (0, 1))
+    number, mean, within = np.isfinite(means).sum(0), _mean(means), np.sqrt(_mean(variances))
     means /= np.nanmedian(means / np.where(mean > 0, mean, np.nan), axis=(1, 2), keepdims=True) # as if all were of one size
-    spread = np.nansum((means - mean) ** 2, 0) # of few recordings it says little: two more are added that have a usual spread
-    usual = (.03 * mean + 6) ** 2
-    between = np.sqrt((spread + 2 * usual) / (number + 1))
+    spread, usual = np.nansum((means - mean) ** 2, 0), (.07 * mean + 2) ** 2 # of few people the spread says little: two more are added whose spread is the usual one
+    between = np.sqrt((spread + 2 * usual) / (number + 1) * (1 + 1 / np.maximum(number, 1)))
     use = ((segment[:, None] == segment) & (segment != "") | (within < most)) & ~np.eye(len(segment), dtype=bool) & (number > 0)
     return SegmentDistances(*(np.where(use, table, np.nan) for table in (mean, between, within)))
 

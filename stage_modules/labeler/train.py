@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RATES', 'MARKER_SET', 'SCALE', 'DISTANCES', 'WindowSettings', 'check_windows', 'random_gaps', 'fragments',
-           'body_centre', 'ghost_paths', 'bend', 'spacing', 'reshape_body', 'damage', 'Source', 'make_source',
-           'facing_of', 'step_for', 'draw_window', 'Batch', 'collate', 'fit_scale', 'WindowBatches', 'trajectory_loss',
-           'frame_accuracy', 'TrainConfig', 'pick', 'decide', 'check_train_config', 'find_c3d', 'read_files',
-           'read_data', 'split_sources', 'make_labeler_optimizer', 'seconds_per_step', 'plan', 'earlier_run',
-           'build_net', 'prepare', 'Trained', 'train', 'main']
+           'body_centre', 'ghost_paths', 'bend', 'spacing', 'reshape_body', 'damage', 'Source', 'side_pairs',
+           'across_body', 'make_source', 'facing_of', 'step_for', 'draw_window', 'Batch', 'collate', 'fit_scale',
+           'WindowBatches', 'trajectory_loss', 'frame_accuracy', 'TrainConfig', 'pick', 'decide', 'check_train_config',
+           'find_c3d', 'read_files', 'simulated', 'read_data', 'split_sources', 'make_labeler_optimizer',
+           'seconds_per_step', 'plan', 'earlier_run', 'build_net', 'prepare', 'Trained', 'train', 'main']
 
 # %% ../../nbs/stage4_labeler/05_train.ipynb #4892ede8
 import json
@@ -201,25 +201,47 @@ def damage(
 class Source(NamedTuple):
     "A labelled recording, ready to be cut into windows."
     points: np.ndarray # mm, float32, smoothed, markers in the order of the marker set, NaN where missing, (F, M, 3)
-    across: np.ndarray # from the left facing marker to the right one, mm, (F, 2)
+    across: np.ndarray # from the left facing marker to the right one, or between another pair where those are hidden, mm, (F, 2)
     near: np.ndarray # from each marker to the nearest other one, mm, (M,)
     name: str = "" # of the recording
 
 # %% ../../nbs/stage4_labeler/05_train.ipynb #759b76f0
+def side_pairs(
+    marker_set: MarkerSet, # with the two that tell the facing direction
+) -> list[tuple[int, int]]: # left and right, the facing markers first
+    "Pairs that tell left from right: then those of torso, pelvis and head whose names differ in an L and an R. Raises DataError where `facing` is not said."
+    if marker_set.facing is None: raise DataError("the marker set does not say which two markers tell left from right: give facing (on the command line, --facing LEFT RIGHT)")
+    index, pairs = {name: i for i, name in enumerate(marker_set.markers)}, [tuple(int(i) for i in marker_set.index(marker_set.facing))]
+    for segment in "torso", "pelvis", "head":
+        for name, i in index.items():
+            others = [index.get(name[:k] + "R" + name[k + 1:], -1) for k, letter in enumerate(name) if letter == "L"]
+            if marker_set.segments[i] == segment: pairs += [(i, j) for j in others if j >= 0 and marker_set.segments[j] == segment]
+    return list(dict.fromkeys(pairs))
+
+# %% ../../nbs/stage4_labeler/05_train.ipynb #58a031cb
+def across_body(
+    points: np.ndarray, # mm, NaN where missing, (F, M, 3)
+    pairs: Sequence[tuple[int, int]], # left and right, the best first
+) -> np.ndarray: # mm, NaN where no pair is seen, (F, 2)
+    "The arrow from left to right in each frame, of the first pair that is seen there."
+    across = np.full((len(points), 2), np.nan, points.dtype)
+    for left, right in pairs: across = np.where(np.isfinite(across), across, (points[:, right] - points[:, left])[:, :2])
+    return across
+
+# %% ../../nbs/stage4_labeler/05_train.ipynb #d52f3007
 def make_source(
     recording: Recording, # labelled
     marker_set: MarkerSet, # the order of the columns, and who tells the facing direction
     settings: WindowSettings, # rate, cutoff
 ) -> Source:
     "Raises DataError that names what is missing for it."
-    if marker_set.facing is None: raise DataError("the marker set does not say which two markers tell left from right: give facing (on the command line, --facing LEFT RIGHT)", recording.name or None)
-    left, right = marker_set.index(marker_set.facing)
+    pairs = side_pairs(marker_set)
     if recording.rate != settings.rate: recording = recording.resample(settings.rate)
     index = marker_set.index(recording.labels)
     points = np.full((len(recording.points), len(marker_set), 3), np.nan, np.float32)
     points[:, index[index >= 0]] = recording.points[:, index >= 0]
-    across = (points[:, right] - points[:, left])[:, :2]
-    if not np.isfinite(across).all(1).any(): raise DataError(f"{' and '.join(marker_set.facing)} are never seen together, and without them nobody knows where the person faces", recording.name or None)
+    across = across_body(points, pairs)
+    if not np.isfinite(across).all(1).any(): raise DataError(f"{' and '.join(marker_set.facing)} are never seen together, nor is another pair of torso, pelvis or head; without one nobody knows where the person faces", recording.name or None)
     return Source(smooth(points, settings.rate, settings.cutoff) if settings.cutoff else points, across, spacing(points), recording.name)
 
 # %% ../../nbs/stage4_labeler/05_train.ipynb #ed38a759
@@ -299,12 +321,15 @@ class WindowBatches:
         num_batches: int = 100, # in an epoch
         pool: int = 8, # batches that are made together
         seed: int = 0, # of everything
+        rehearsal: Sequence[Source] = (), # other recordings, that a net is not to forget
+        rehearse: float = 0., # share of the windows that are theirs
     ):
-        self.sources, self.settings, self.scale, self.seed, self.epoch = list(sources), settings, scale, seed, 0
+        self.sources, self.settings, self.scale, self.seed, self.epoch = [*sources, *rehearsal], settings, scale, seed, 0
         self.batch_size, self.num_batches, self.pool = batch_size, num_batches, pool
         frames = np.array([np.isfinite(source.points[..., 0]).any(1).sum() for source in self.sources], float)
-        if not frames.sum(): raise ValueError("WindowBatches: no recording has a visible marker")
-        self.share = frames / frames.sum()
+        own = np.arange(len(frames)) < len(sources)
+        if not frames[own].sum() or rehearse and not frames[~own].sum(): raise ValueError("WindowBatches: no recording has a visible marker")
+        self.share = np.where(own, (1 - rehearse) * frames / frames[own].sum(), rehearse * frames / max(frames[~own].sum(), 1))
 
     def __len__(self) -> int: return self.num_batches
 
@@ -371,6 +396,7 @@ class TrainConfig(WindowSettings, LabelerSettings, TrainingConfig):
     momentum: float = 0.65 # of sgd
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine" # of the learning rate, after the warm-up
     warmup_steps: int | None = None # steps in which the learning rate grows; None: a twentieth of the run, at most 100
+    rehearse: float = 0. # share of windows that show simulated people of the marker set beside the recordings of data_path: what a net in transfer is not to forget
     ema_decay: float = 0.99 # of the running average of the weights: about the last 1 / (1 - decay) steps count
 
     @property
@@ -409,7 +435,7 @@ def check_train_config(
         if not good: raise ValueError(f"{name} is {getattr(config, name)!r}, expected {expected}")
     for name, least in {"batch_size": 2, "epoch_steps": 1, "num_epochs": 1, "subjects": 1, "trials_each": 1}.items():
         need(getattr(config, name) >= least, name, f"{least} or more")
-    for name in "ema_decay", "momentum": need(0 <= getattr(config, name) < 1, name, "a share from 0 to below 1")
+    for name in "ema_decay", "momentum", "rehearse": need(0 <= getattr(config, name) < 1, name, "a share from 0 to below 1")
     for name in "seed", "data_seed": need(0 <= getattr(config, name) < 2**32, name, "0 to 4294967295")
     need(config.valid_share is None or 0 <= config.valid_share < 1, "valid_share", "a share from 0 to below 1, or None")
     need(config.data_path != "", "data_path", "a file or folder, biomechzoo, or None for simulated recordings")
@@ -450,6 +476,14 @@ def read_files(
     return recordings, marker_set
 
 # %% ../../nbs/stage4_labeler/05_train.ipynb #6f8b9b1a
+def simulated(
+    config: TrainConfig, # subjects, trials_each, rate, data_seed
+    marker_set: MarkerSet, # whose places on the body are known
+) -> list[Recording]:
+    "People that nobody had to measure."
+    return simulate_many(marker_set, config.subjects, config.trials_each, rate=config.rate, seed=config.data_seed, progress=config.progress)
+
+# %% ../../nbs/stage4_labeler/05_train.ipynb #5c1f2c37
 def read_data(
     config: TrainConfig, # data_path, marker_set, facing, holdout, subjects, trials_each, data_seed, rate
     known: MarkerSet | None = None, # that of a net which knows it already, in place of the configuration's
@@ -458,7 +492,7 @@ def read_data(
     given = load_marker_set(Path(config.marker_set)) if config.marker_set and not known else known
     if config.data_path is None:
         marker_set = given or load_marker_set(None)
-        recordings = simulate_many(marker_set, config.subjects, config.trials_each, rate=config.rate, seed=config.data_seed, progress=config.progress)
+        recordings = simulated(config, marker_set)
     elif config.data_path == "biomechzoo": marker_set, recordings = given or BIOMECHZOO, load_biomechzoo()
     else: recordings, marker_set = read_files(config.data_path, given, need_all=known is None)
     if config.facing: marker_set = replace(marker_set, facing=config.facing)
@@ -556,7 +590,8 @@ def prepare(
     settings = pick(WindowSettings, config)
     sources, held_out = split_sources([make_source(recording, marker_set, settings) for recording in recordings], config)
     scale = FeatureScale.from_json(start.files[SCALE]) if start else fit_scale(sources, settings)
-    batches = WindowBatches(sources, settings, scale, config.batch_size, config.epoch_steps, seed=config.seed)
+    known = [make_source(r, marker_set, settings) for r in simulated(config, marker_set)] if config.rehearse else []
+    batches = WindowBatches(sources, settings, scale, config.batch_size, config.epoch_steps, seed=config.seed, rehearsal=known, rehearse=config.rehearse)
     valid = list(WindowBatches(held_out, settings, scale, 200, 8, seed=config.seed + 2**32))
     pair = build_net(config, len(marker_set), start)
     config = decide(plan(config, pair, batches, earlier))

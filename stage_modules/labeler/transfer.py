@@ -36,6 +36,7 @@ class TransferConfig:
     max_steps: int | None = None # at most
     max_minutes: float | None = None # at most
     learning_rate: Annotated[float, also("--lr")] = 1e-3 # half of that of a fresh start
+    rehearse: float | None = None # share of windows that show simulated people, so that the labeler keeps what it knows; None: half if it learned from such, else 0
     seed: int = 0 # of the windows
     resume: bool = False # continue a run
     overwrite: bool = False # replace a run
@@ -61,8 +62,10 @@ def transfer_config(
     "Settings of the run: the checkpoint's for net and windows, ours for the rest."
     kept = {f.name: start.config[f.name] for kind in (WindowSettings, LabelerSettings) for f in fields(kind) if f.name in start.config}
     kept = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
-    asked = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "ckpt"}
-    return TrainConfig(**kept, **asked)
+    asked = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("ckpt", "rehearse")}
+    simulation = {name: start.config[name] for name in ("subjects", "trials_each", "data_seed") if name in start.config}
+    rehearse = (.5 if start.config.get("data_path", "") is None else 0.) if config.rehearse is None else config.rehearse
+    return TrainConfig(**kept, **simulation, **asked, rehearse=rehearse)
 
 # %% ../../nbs/stage4_labeler/08_transfer.ipynb #5fd566b2
 def check_names(
