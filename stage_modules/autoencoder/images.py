@@ -9,7 +9,7 @@ __all__ = ['LUMA', 'RANGES', 'NUMBERS', 'FORMATS', 'SUFFIXES', 'PICTURES', 'as_i
            'scaled_size', 'fit_image', 'find_pictures', 'ImageFolder', 'ImageBatch', 'collate_images', 'ImageBatches',
            'RealImages', 'cut_pieces', 'real_images']
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a915d52b
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #2c8f3c97
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from ..toolkit.errors import DataError, ShapeError, check_shape
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c22df402
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #537c5ce8
 def _channels_second(
     x: Tensor, # (h, w), (h, w, C), (B, h, w), (B, C, h, w) or (B, h, w, C)
     name: str, # for the message
@@ -41,7 +41,7 @@ def _channels_second(
     if 0 in x.shape[-2:]: raise ShapeError(f"{name} has shape {shape}: a picture without pixels")
     return x
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #aa2c4c90
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9a5d6634
 def _check_values(
     x: Tensor, # (B, C, h, w), floats
     name: str, # for the message
@@ -54,7 +54,7 @@ def _check_values(
     hint = "; 8-bit numbers have to be of type uint8, or divided by 255" if 1 < value <= 255 else ""
     raise ValueError(f"{name} holds {value:.4g} at image {image}, row {row}, column {column}; expected numbers from 0 (black) to 1 (white){hint}")
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #8b779d7e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #cf778a4e
 LUMA = (0.299, 0.587, 0.114) # how much red, green and blue count (ITU-R BT.601; Pillow's mode "L" takes the same)
 RANGES = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535} # what white is, by type; of floats it is 1
 
@@ -71,7 +71,7 @@ def _numbers(
     if x.dtype in RANGES or x.is_floating_point(): return x
     raise ValueError(f"{name} is of type {str(x.dtype).removeprefix('torch.')}, expected bool, uint8 (0 to 255), uint16 (0 to 65535) or floats from 0 to 1")
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ae693063
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1f49537a
 def as_images(
     x: Any, # numpy or torch: (h, w), (B, h, w), (B, 1, h, w); colour (h, w, 3), (B, h, w, 3), (B, 3, h, w); bool, uint8, uint16, or floats from 0 to 1
     name: str = "images", # what the caller calls it, for messages
@@ -85,7 +85,7 @@ def as_images(
     if images.shape[1] == 1: return images
     return torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA)).clamp(0, 1)[:, None]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #2dd0839e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #b8182207
 def contact_angles(
     speed: Tensor, # pixels a frame, any shape
     rear: Tensor, # angle at the uphill end of a drop that barely moves, radians
@@ -95,7 +95,7 @@ def contact_angles(
     change = 0.13 * speed # radians cubed
     return (rear ** 3 - change).clamp(min=0.6 ** 3) ** (1 / 3), (front ** 3 + change).clamp(max=2.5 ** 3) ** (1 / 3)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #7870908f
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #3e3db423
 def cap_shape(
     radius: Tensor, # half the length on which the drop touches the plate, pixels
     rear: Tensor, front: Tensor, # contact angles, radians
@@ -105,7 +105,7 @@ def cap_shape(
     circle, centre = radius * (1 + mean ** 2).sqrt(), -radius * mean
     return circle, centre, lean, circle + centre
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #7cf05c39
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #b4c9a874
 def cap_distance(
     along: Tensor, # downhill from the middle of the contact, pixels
     above: Tensor, # over the plate, pixels
@@ -118,14 +118,14 @@ def cap_distance(
     climb = (u * u + (v - lean * u) ** 2).sqrt() # the gradient's length, times rho
     return (rho - circle) * rho / climb.clamp(min=1e-3)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a71740f8
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #880e475e
 def coverage(
     distance: Tensor, # pixels, negative inside
 ) -> Tensor: # 0 outside, 1 inside
     "How much of a pixel lies inside."
     return (0.5 - distance).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #96721c16
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e7e26cc6
 class Scene(NamedTuple):
     "What pictures of a drop hang on, one number for each of N pictures (N,); places are counted in pixels from the centre of the top left one."
     row: Tensor # of the middle of the contact, downwards
@@ -146,7 +146,7 @@ class Scene(NamedTuple):
         "Some of the scenes."
         return Scene(*(field[index] for field in self))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c4ba6823
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1c09f2f5
 NUMBERS = 12 # random numbers for each scene
 
 def random_numbers(
@@ -156,7 +156,7 @@ def random_numbers(
     "The chance in scenes, the same on every machine; the first rows are the same whatever `count`."
     return torch.rand(count, NUMBERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #5b3c235a
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e02ced70
 def make_scenes(
     numbers: Tensor, # from `random_numbers`, (N, NUMBERS)
     height: int, # of the pictures, pixels
@@ -177,7 +177,7 @@ def make_scenes(
     rear, front = contact_angles(speed, rear, rear + torch.deg2rad(8 + 16 * gap))
     return Scene(row, column, tilt, radius, speed, rear, front, 0.84 + 0.1 * light, 2 * side - 1, 0.68 + 0.1 * plate, 0.08 + 0.12 * body)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #094bfbcc
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ff6ff6a8
 def slide(
     scenes: Scene, # at the first frame, (N,)
     frames: int, # T
@@ -187,7 +187,7 @@ def slide(
     row, column = (start[:, None] + way * share[:, None] for start, share in ((scenes.row, scenes.tilt.sin()), (scenes.column, scenes.tilt.cos())))
     return Scene(*(field.repeat_interleave(frames) for field in scenes))._replace(row=row.flatten(), column=column.flatten())
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #4b755a21
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c5848079
 def plate_axes(
     rows: Tensor, columns: Tensor, # numbers of pixels, (1 or N, h) and (1 or N, w)
     scenes: Scene, # (N,)
@@ -198,7 +198,7 @@ def plate_axes(
     cos, sin = (turn.float()[:, None, None] for turn in (scenes.tilt.cos(), scenes.tilt.sin()))
     return x * cos + y * sin, x * sin - y * cos
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #37542974
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #4e0aceca
 def _beside(*fields: Tensor) -> Iterator[Tensor]: # (N,) each -> (N, 1, 1), to stand beside pixels
     return (field.float()[:, None, None] for field in fields)
 
@@ -216,7 +216,7 @@ def paint_plate(
     edge = 0.3 * (1 - above.abs() / 1.5).clamp(min=0)
     return (torch.lerp(ground, air, coverage(-above)) * (1 - edge)).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #01aab501
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c6af83d2
 def _window(
     middle: Tensor, # a place along one axis, pixels, (N,)
     reach: int, # pixels to either side
@@ -227,7 +227,7 @@ def _window(
     first = (middle - count // 2).round().clamp(0, length - count).long()
     return first[:, None] + torch.arange(count)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #14d34463
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #310a8939
 def drop_brightness(
     along: Tensor, above: Tensor, # where pixels are, (N, h, w)
     scenes: Scene, # (N,)
@@ -240,7 +240,7 @@ def drop_brightness(
     shine = torch.exp(-((u - 0.3 * side) / 0.17) ** 2 - ((v - 0.65) / 0.13) ** 2)
     return torch.lerp(body + 0.4 * through, torch.full_like(body, 0.97), shine)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #037099e7
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ae261f3e
 def add_drop(
     images: Tensor, # plates, (N, h, w); changed in place
     scenes: Scene, # (N,)
@@ -257,7 +257,7 @@ def add_drop(
     images[window] = torch.lerp(images[window] * (1 - shadow), drop_brightness(along, above, scenes), drop)
     return images
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c6722e69
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #596d628c
 def paint(
     scenes: Scene, # (N,)
     size: tuple[int, int], # height, width
@@ -269,7 +269,7 @@ def paint(
         images[part] = add_drop(paint_plate(scenes.pick(part), size), scenes.pick(part))
     return images[:, None]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #d1831cb2
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9ae15462
 def _check_size(
     size: tuple[int, int], # height, width
 ) -> None:
@@ -290,7 +290,7 @@ def _each(
     if len(bad): raise ValueError(f"{name} is {bad[0]:g}, expected {low:g} to {high:g} pixels")
     return value.expand(count)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #d92b5e16
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e4376158
 def _generator(
     *key: int, # numbers from 0, such as a seed and an item
 ) -> torch.Generator: # of its own
@@ -306,7 +306,7 @@ def add_noise(
     if not noise or not len(images): return images
     return (images + noise * torch.stack([torch.randn(images.shape[1:], generator=_generator(seed, item)) for item in items])).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #458a4da1
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #8ea687ec
 class Drops(NamedTuple):
     "Pictures of sliding drops, and what is true of them."
     frames: Tensor # float32 from 0 (black) to 1 (white), (count, T, 1, h, w)
@@ -333,7 +333,7 @@ def draw_drops(
     positions = torch.stack([moved.row, moved.column], -1).view(count, frames, 2)
     return Drops(images, scenes.speed.float(), scenes.radius.float(), positions.float())
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #81602d9b
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #2c253c9c
 class DropImages(Dataset):
     "Pictures of drops, (1, h, w), drawn when asked for; item i is always the same. Attributes `speed` and `radius` (count,), and `widths`."
     def __init__(self,
@@ -364,7 +364,7 @@ class DropImages(Dataset):
             found.update(zip(same, add_noise(images, self.noise, self.seed, same)))
         return [found[i] for i in items]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #982069e1
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ee2fed92
 FORMATS = ("PNG", "JPEG", "TIFF") # what Pillow may take a file for
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy") # files that count as pictures, in small or capital letters
 
@@ -380,7 +380,7 @@ def _pixels(
     if image.has_transparency_data: image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #8560cb53
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #57d2cf9c
 def _open(
     path: Path, # a file
     use: Callable[[Any], Any], # what to do with a Pillow image, or with an array that lies on the disk
@@ -389,7 +389,7 @@ def _open(
     if not path.is_file(): raise DataError("no such file", path)
     try:
         if path.suffix.lower() == ".npy": return use(np.load(path, mmap_mode="r", allow_pickle=False))
-        with Image.open(path, formats=FORMATS) as image: return use(image)
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image: return use(image) # by name, Pillow 13 gets plain TIFFs wrong that lie on their side
     except UnidentifiedImageError as error: raise DataError("not a PNG, JPEG or TIFF picture", path) from error
     except Exception as error: raise DataError(f"cannot be read: {error or type(error).__name__}", path) from error
 
@@ -403,13 +403,14 @@ def read_image(
         return images[0]
     return _open(Path(path), convert)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1c4c2c18
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a77b2e20
 def scaled_size(
     size: tuple[int, int], # height, width of a picture
     wanted: tuple[int, int | None], # as for `fit_image`
 ) -> tuple[int, int]: # nowhere smaller than what is wanted
     "What a picture is scaled to, before its middle is cut out."
     (h, w), (height, width) = size, wanted
+    if height < 1 or width is not None and width < 1: raise ValueError(f"size is {wanted!r}, expected (height, width) from 1 up; a width may be None")
     scale = max(height / h, 0 if width is None else width / w)
     return max(height, round(h * scale)), max(width or 1, round(w * scale))
 
@@ -424,14 +425,14 @@ def fit_image(
     top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
     return image[:, top:top + height, left:left + width]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #5ad60c14
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9f38ad8b
 def _upright_size(
     image: Image.Image, # opened
 ) -> tuple[int, int]: # height, width
     "What `exif_transpose` would make of it, from the header alone."
+    if image.format == "TIFF": return image.size[::-1] # upright already
     note = image.format != "PNG" or "exif" in image.info # of a PNG without one, Pillow would read everything to be sure
-    lies = note and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return image.size if lies else image.size[::-1]
+    return image.size if note and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else image.size[::-1]
 
 def _size_or_error(
     path: Path, # a file
@@ -447,13 +448,14 @@ def find_pictures(
     folder: Path, # where
     pattern: str, # which
 ) -> list[Path]: # in the order of their names, at least one
-    "Files with one of SUFFIXES, hidden ones left out; raises DataError where there are none."
+    "Files with one of SUFFIXES, hidden ones and those in hidden folders left out; raises DataError where there are none."
     if not folder.is_dir(): raise DataError("no such folder", folder)
-    found = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file())
+    found = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES and file.is_file()
+                   and not any(part.startswith(".") for part in file.relative_to(folder).parts))
     if not found: raise DataError(f"no file matches {pattern!r} and ends in one of {', '.join(SUFFIXES)}", folder)
     return found
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #67f60f7b
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #650698b1
 class ImageFolder(Dataset):
     "Pictures of a folder in the order of their paths; items (1, h, w). Attributes `files`, `sizes` as they are on disk, `widths` of the items, `skipped` (file to message)."
     def __init__(self,
@@ -464,6 +466,7 @@ class ImageFolder(Dataset):
         check: Literal["pixels", "headers"] = "pixels", # what is read of every file at the start
     ):
         if check not in ("pixels", "headers"): raise ValueError(f"check is {check!r}, expected pixels or headers")
+        if size is not None: scaled_size((1, 1), size) # complains where it makes no sense
         self.path, self.size = Path(path), size
         found = find_pictures(self.path, pattern)
         with ThreadPoolExecutor(4) as pool: looks = [*pool.map(lambda file: _size_or_error(file, check), found)]
@@ -483,7 +486,7 @@ class ImageFolder(Dataset):
         image = read_image(self.files[item])
         return image if self.size is None else fit_image(image, self.size)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1e8b72da
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #178b930f
 class ImageBatch(NamedTuple):
     "Pictures of one height, narrower ones filled up on the right."
     images: Tensor # zero where there is no picture, (B, 1, h, W)
@@ -502,7 +505,7 @@ def collate_images(
     padded = torch.stack([F.pad(image, (0, widest - image.shape[2])) for image in images])
     return ImageBatch(padded, None if (widths == widest).all() else torch.arange(widest) < widths[:, None])
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #40e6d122
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #24c84d17
 class ImageBatches:
     "Batches of a data set of pictures; the order hangs on (seed, epoch) alone."
     def __init__(self,
@@ -532,7 +535,7 @@ class ImageBatches:
         fetch = getattr(self.dataset, "__getitems__", lambda items: [self.dataset[i] for i in items])
         for items in self.order(): yield collate_images(fetch(items))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #76c4db9e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1d881fd9
 PICTURES = ("brick", "camera", "cell", "chelsea", "coffee", "grass", "gravel", "retina") # of scikit-image; within its package, and CC0
 
 class RealImages(NamedTuple):
