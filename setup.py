@@ -25,7 +25,7 @@ setup(
     package_data={"stage_modules": ["py.typed", "**/*.txt", "seq2seq/demo/*/*", "unet1d/demo/*/*", "labeler/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "images": cfg["images_requirements"].split()},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Education",
