@@ -152,10 +152,12 @@ class SegmentDistances:
     within: np.ndarray # standard deviation within a recording, mm, (M, M)
 
     @classmethod
-    def fit(cls, recordings: Sequence[Recording], marker_set: MarkerSet, most: float = 15.) -> "SegmentDistances":
-        "From labelled recordings, whose names up to a slash say who it is (without one, somebody else each); `most` is the spread in mm within a recording up to which a pair of different segments counts."
+    def fit(cls, recordings: Sequence[Recording], marker_set: MarkerSet, most: float = 15., doubt: float = 0.) -> "SegmentDistances":
+        """From labelled recordings, whose names up to a slash say who it is (without one, somebody else each).
+
+        `most` is the spread in mm within a recording up to which a pair of different segments counts; `doubt` in mm comes on top of the spread between people, where the recordings themselves may be off, as simulated ones are."""
         people = [recording.name.split("/")[0] if "/" in recording.name else f"/{i}" for i, recording in enumerate(recordings)]
-        return _fit_distances([marker_columns(recording, marker_set) for recording in recordings], people, np.array(marker_set.segments), most)
+        return _fit_distances([marker_columns(recording, marker_set) for recording in recordings], people, np.array(marker_set.segments), most, doubt)
 
     def to_json(self) -> dict[str, Any]:
         first, second = np.nonzero(np.triu(np.isfinite(self.mean)))
@@ -197,7 +199,7 @@ def _apart(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]: # (M, M) each
     mean = _mean(apart)
     return mean, _mean((apart - mean) ** 2)
 
-def _fit_distances(recordings: Sequence[np.ndarray], people: Sequence[str], segment: np.ndarray, most: float) -> SegmentDistances:
+def _fit_distances(recordings: Sequence[np.ndarray], people: Sequence[str], segment: np.ndarray, most: float, doubt: float) -> SegmentDistances:
     "Means and spreads of all pairs, then those of the pairs that count."
     stats = [_apart(points) for points in recordings]
     of = lambda k, person: _mean([stat[k] for stat, who in zip(stats, people) if who == person])
@@ -205,7 +207,7 @@ def _fit_distances(recordings: Sequence[np.ndarray], people: Sequence[str], segm
     number, mean, within = np.isfinite(means).sum(0), _mean(means), np.sqrt(_mean(variances))
     means /= np.nanmedian(means / np.where(mean > 0, mean, np.nan), axis=(1, 2), keepdims=True) # as if all were of one size
     spread, usual = np.nansum((means - mean) ** 2, 0), (.07 * mean + 2) ** 2 # of few people the spread says little: two more are added whose spread is the usual one
-    between = np.sqrt((spread + 2 * usual) / (number + 1) * (1 + 1 / np.maximum(number, 1)))
+    between = np.sqrt((spread + 2 * usual) / (number + 1) * (1 + 1 / np.maximum(number, 1)) + doubt**2)
     use = ((segment[:, None] == segment) & (segment != "") | (within < most)) & ~np.eye(len(segment), dtype=bool) & (number > 0)
     return SegmentDistances(*(np.where(use, table, np.nan) for table in (mean, between, within)))
 
