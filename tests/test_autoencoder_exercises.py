@@ -338,10 +338,9 @@ def test_examples_in_the_statements_are_true(): PAGE.assert_examples_are_true(le
 
 # ---- grading notebooks: the toolkit's grader with this stage's checks
 
-def test_the_notebook_of_stubs_is_graded_not_done():
-    row = ex.grade_notebook(PAGE.path)
-    assert row["cells_failed"] == 0 and row["passed"] == 0
-    assert {row[name] for name in ex.CHECKS} == {"not done yet"}
+def test_the_notebook_of_stubs_runs_to_its_end_and_is_not_done():
+    marks = ex.grade(PAGE.run(*PAGE.code)) # every cell, in one process
+    assert {verdict.state for verdict in marks.verdicts.values()} == {"not done yet"} and marks.passed == 0
 
 
 def test_grading_a_folder(tmp_path):

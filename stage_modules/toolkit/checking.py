@@ -321,7 +321,7 @@ def _grade_apart(
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} # it finds what we find
     with tempfile.TemporaryDirectory() as folder:
         results, child = Path(folder, "results"), "import sys; from stage_modules.toolkit.checking import _grade_here; _grade_here(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])"
-        try: subprocess.run([sys.executable, "-c", child, str(path), str(results), str(cell_seconds), module], timeout=total_seconds, capture_output=True, stdin=subprocess.DEVNULL, env=env)
+        try: subprocess.run([sys.executable, "-c", child, str(path), str(results), str(cell_seconds), module], timeout=total_seconds, check=False, capture_output=True, stdin=subprocess.DEVNULL, env=env)
         except subprocess.TimeoutExpired: row |= dict.fromkeys(names, "time limit")
         for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else (): row |= json.loads(line)
     row["passed"] = sum(row[name] == "passed" for name in names)
