@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 from stage_modules.labeler import evaluate
 from stage_modules.labeler import label as lab
 from stage_modules.labeler.features import FeatureScale, align, facing_angle
 from stage_modules.labeler.label import (Evidence, Labeler, SegmentDistances, assign_frames, assign_trajectories, check_segments, distance_scores, export, filled_frames,
-                                         greedy_names, name_frames, name_trajectories, pair_distances, rivals, vote, window_starts)
+                                         greedy_names, name_frames, name_limits, name_trajectories, pair_distances, rivals, vote, window_starts)
 from stage_modules.labeler.markers import MarkerSet, Recording, read_c3d, write_c3d
 from stage_modules.labeler.model import build_labeler
 from stage_modules.labeler.simulate import Subject, default_markers, simulate, spoil
@@ -80,6 +81,24 @@ def test_trajectories_get_the_best_of_all_choices(rng, N, M):
     assert valid(names, visible) and np.isclose(worth(names), best, atol=1e-3)
     surest = greedy_names(gain, visible)
     assert valid(surest, visible) and worth(surest) <= best + 1e-9
+
+
+def test_a_large_tangle_is_decided_without_a_clock():
+    "Nonsense for evidence, of which the relaxed programme can make no whole choices: valid names, close to the bound, the same each time."
+    rng = np.random.default_rng(0)
+    N, M, frames = 120, 15, 300
+    start = rng.integers(0, frames - 40, N)
+    visible = (np.arange(frames)[:, None] >= start) & (np.arange(frames)[:, None] < start + rng.integers(20, 120, N))
+    visible[rng.random((frames, N)) < 0.1] = False # gaps in which others can be
+    gain = rng.normal(1, 3, (N, M))
+    number = np.where(gain > 0, np.cumsum(gain > 0).reshape(gain.shape) - 1, -1)
+    relaxed = milp(-gain[gain > 0], bounds=Bounds(0, 1), constraints=LinearConstraint(name_limits(number, rivals(visible)), ub=1))
+    assert ((relaxed.x > 1e-6) & (relaxed.x < 1 - 1e-6)).any() and (gain > 0).sum() > 500, "not the case that this test is about"
+    names = assign_trajectories(gain, visible, few=M)
+    worth = gain[np.flatnonzero(names >= 0), names[names >= 0]].sum()
+    surest = greedy_names(gain, visible)
+    assert valid(names, visible) and np.array_equal(names, assign_trajectories(gain, visible, few=M))
+    assert max(.98 * -relaxed.fun, gain[np.flatnonzero(surest >= 0), surest[surest >= 0]].sum()) < worth < -relaxed.fun + 1e-6
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LABELER_DEFAULTS', 'PHASES', 'log_odds', 'assign_frame', 'assign_frames', 'vote', 'rivals', 'greedy_names',
-           'assign_trajectories', 'SegmentDistances', 'marker_columns', 'pair_distances', 'person_size',
-           'distance_scores', 'check_segments', 'name_trajectories', 'window_starts', 'Evidence', 'name_frames',
-           'fit_of_names', 'Labeler', 'motion_and_runs', 'cut_window', 'ask', 'correct_facing', 'find_facing',
-           'Labelling', 'filled_frames', 'export', 'compare_sets', 'LabelConfig', 'label_file', 'main']
+           'name_limits', 'best_choices', 'assign_trajectories', 'SegmentDistances', 'marker_columns', 'pair_distances',
+           'person_size', 'distance_scores', 'check_segments', 'name_trajectories', 'window_starts', 'Evidence',
+           'name_frames', 'fit_of_names', 'Labeler', 'motion_and_runs', 'cut_window', 'ask', 'correct_facing',
+           'find_facing', 'Labelling', 'filled_frames', 'export', 'compare_sets', 'LabelConfig', 'label_file', 'main']
 
 # %% ../../nbs/stage4_labeler/06_label.ipynb #9cd9ddaf
 import json
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import tyro
 from scipy.optimize import Bounds, LinearConstraint, linear_sum_assignment, milp
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csc_array
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -112,35 +112,58 @@ def greedy_names(
     return names
 
 # %% ../../nbs/stage4_labeler/06_label.ipynb #721b3499
+def name_limits(
+    number: np.ndarray, # of each choice of trajectory and name, counted row by row from 0; -1 where there is none, (N, M)
+    groups: Sequence[np.ndarray], # of `rivals`
+) -> csc_array: # 1 for the choices of which at most one can be made, (limits, choices)
+    "One name for each trajectory, and each name once in every group."
+    i, m = np.nonzero(number >= 0)
+    rows, columns, count = [i], [number[i, m]], len(number)
+    for group in groups:
+        row, name = np.nonzero(number[group] >= 0)
+        rows.append(count + name); columns.append(number[group[row], name]); count += number.shape[1]
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    return coo_array((np.ones(len(row)), (row, column)), (count, len(i))).tocsc()
+
+# %% ../../nbs/stage4_labeler/06_label.ipynb #d5be2b07
+def best_choices(
+    worth: np.ndarray, # of each choice, (C,)
+    limits: csc_array, # at most one choice of each row, (limits, C)
+    exact: int = 500, # so many choices are solved as a whole
+) -> np.ndarray | None: # True for what is chosen, (C,); None where the solver gives up
+    "The choices that are worth most together; beyond `exact`, close to that where the relaxed programme leaves shares."
+    relaxed = milp(-worth, bounds=Bounds(0, 1), constraints=LinearConstraint(limits, ub=1))
+    if relaxed.x is None: return None
+    chosen, shared = relaxed.x > 1 - 1e-6, (relaxed.x > 1e-6) & (relaxed.x < 1 - 1e-6)
+    if not shared.any(): return chosen
+    if len(worth) <= exact: chosen[:] = False
+    free = np.flatnonzero(limits.T @ (limits @ chosen.astype(float)) < .5) # against no choice that is made
+    found = milp(-worth[free], integrality=np.ones(len(free)), bounds=Bounds(0, 1), constraints=LinearConstraint(limits[:, free], ub=1), options={"node_limit": 1000, "mip_rel_gap": 1e-4})
+    if found.x is None: return None
+    chosen[free] = found.x > .5
+    return chosen
+
+# %% ../../nbs/stage4_labeler/06_label.ipynb #c883e4b9
 def assign_trajectories(
     gain: np.ndarray, # for each trajectory and name, over staying without one: log of the odds, (N, M)
     visible: np.ndarray, # True where a trajectory is seen, (F, N)
     few: int = 8, # names that each trajectory may choose from: its best ones
-    seconds: float = 3., # to think at most; then the best so far
 ) -> np.ndarray: # name of each trajectory, -1 for none, (N,)
     """Names with the largest sum of gains such that no two trajectories of one name are ever seen at the same time.
 
-    Fragments that follow each other may share a name. An integer programme, solved by HiGHS through `scipy.optimize.milp`."""
+    Fragments that follow each other may share a name. An integer programme, solved by HiGHS through `scipy.optimize.milp`; see `best_choices` for what is exact."""
     check_shape(gain, "gain", "N M", N=visible.shape[1])
-    groups = rivals(visible)
+    groups, names = rivals(visible), np.full(len(gain), -1)
     if len(groups) == 1: # everybody meets everybody
-        names = np.full(len(gain), -1)
         names[groups[0]] = assign_frame(gain[groups[0]], np.zeros(len(groups[0])))
         return names
     least = -np.partition(-gain, min(few, gain.shape[1]) - 1, axis=1)[:, min(few, gain.shape[1]) - 1]
     i, m = np.nonzero((gain > 0) & (gain >= least[:, None]))
-    if not len(i): return np.full(len(gain), -1)
+    if not len(i): return names
     number = np.full(gain.shape, -1); number[i, m] = np.arange(len(i))
-    rows, columns, count = [np.repeat(np.arange(len(gain)), np.bincount(i, minlength=len(gain)))], [np.arange(len(i))], len(gain) # one name each
-    for group in groups:
-        row, name = np.nonzero(number[group] >= 0)
-        rows.append(count + name); columns.append(number[group[row], name]); count += gain.shape[1]
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    limits = LinearConstraint(coo_array((np.ones(len(row)), (row, column)), (count, len(i))).tocsc(), ub=1)
-    found = milp(-gain[i, m], integrality=np.ones(len(i)), bounds=Bounds(0, 1), constraints=limits, options={"time_limit": seconds, "mip_rel_gap": 1e-4})
-    names = np.full(len(gain), -1)
-    if found.x is None: return greedy_names(gain, visible)
-    names[i[found.x > .5]] = m[found.x > .5]
+    chosen = best_choices(gain[i, m], name_limits(number, groups))
+    if chosen is None: return greedy_names(gain, visible)
+    names[i[chosen]] = m[chosen]
     return names
 
 # %% ../../nbs/stage4_labeler/06_label.ipynb #f7121118
