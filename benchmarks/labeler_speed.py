@@ -3,7 +3,7 @@
     python benchmarks/labeler_speed.py --ckpt FOLDER            a labeler of biomechzoo's 56 markers (one of those of `labeler.py --keep`); with all cores
     python benchmarks/labeler_speed.py --ckpt FOLDER --threads 1
 
-The sixteen recordings of biomechzoo, as they are and damaged (a fifth of the samples hidden, pieces, two ghosts), and a simulated minute of 56 markers. Each is a C3D file without names; `label_file` reads it, names its trajectories and writes the labelled file and
+The sixteen recordings of biomechzoo, as they are and damaged (a fifth of the samples hidden, pieces, two ghosts), and a simulated walk of a minute. Each is a C3D file without names; `label_file` reads it, names its trajectories and writes the labelled file and
 the report. Times are of the clock, the median of `--repeats` passes after one that warms up. `share of the machine's rate` is the net's multiplications and additions (counted by `torch.utils.flop_counter` with oneDNN's LSTM switched off, which it cannot see into), by the time that
 `Labeler.evidence` takes in all (smoothing, facing and features are in it), against a product of two matrices of 2048 x 2048 measured in the same run. Writes results/labeler_speed.json."""
 import argparse
@@ -82,14 +82,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", required=True, help="a labeler of biomechzoo's marker set")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60., help="of the simulated walk")
     parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
     args = parser.parse_args()
     if args.threads: torch.set_num_threads(args.threads)
     labeler, peak = Labeler.load(args.ckpt, marker_set=BIOMECHZOO), rate(args.repeats)
     walks = load_biomechzoo()
-    minute = simulate(BIOMECHZOO, "walk", seconds=60., seed=0)
+    walk = simulate(BIOMECHZOO, "walk", seconds=args.seconds, seed=0)
     sets = {"16 walks": [r.shuffled(0)[0] for r in walks], "16 walks, damaged": [spoil(r, BIOMECHZOO, seed=0).recording for r in walks],
-            "a simulated minute": [minute.shuffled(0)[0]], "a simulated minute, damaged": [spoil(minute, BIOMECHZOO, seed=0).recording]}
+            "a long walk": [walk.shuffled(0)[0]], "a long walk, damaged": [spoil(walk, BIOMECHZOO, seed=0).recording]}
     rows = [measured(name, recordings, labeler, peak, args) for name, recordings in sets.items()]
     print(table(rows), f"\nmatrices: {peak / 1e9:.1f} GFLOP/s")
     save("labeler_speed", rows, repeats=args.repeats, matrix_gflops=round(peak / 1e9, 1), model_type=labeler.net.settings.model_type)
