@@ -100,7 +100,7 @@ def summary(rows: list[dict]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=variants(), default=list(variants()), metavar="NAME", help="which variants")
-    parser.add_argument("--steps", type=int, default=1000, help="training steps")
+    parser.add_argument("--steps", type=int, default=500, help="training steps")
     parser.add_argument("--trials", type=int, default=100, help="simulated recordings to train on, five of each person")
     parser.add_argument("--seeds", type=int, default=3, help="runs of the three nets; all else has one")
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, a core each")
