@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PART_COLOURS', 'UNLABELLED', 'COLOURINGS', 'ReviewState', 'start_review', 'review_recording', 'rename',
-           'split', 'swap', 'Clash', 'clashes', 'next_doubtful', 'reviewed', 'Review', 'trajectory_colours',
-           'body_lines', 'room_around', 'draw_frame', 'draw_timeline', 'draw_review', 'ReviewTool', 'review_tool']
+           'split', 'swap', 'Clash', 'clashes', 'doubtful', 'next_doubtful', 'reviewed', 'Review', 'trajectory_colours',
+           'body_lines', 'room_around', 'draw_frame', 'timeline_rows', 'draw_timeline', 'draw_review', 'ReviewTool',
+           'review_tool']
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #1579a511
 import html
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
@@ -77,7 +81,7 @@ def rename(
     names, sure, checked = list(state.names), state.confidence.copy(), state.checked.copy()
     frames = state.frame_confidence.copy()
     names[i], sure[i], checked[i], frames[:, i] = name, 1., True, np.where(state.recording.visible[:, i], 1., 0.)
-    note = f"{trajectory} renamed from {state.names[i] or 'nothing'} to {name or 'nothing'}"
+    note = f"{trajectory} renamed from {state.names[i] or 'nothing'} to {name or 'nothing'}" if name != state.names[i] else f"{trajectory} stays {name or 'nothing'}"
     return replace(state, names=tuple(names), confidence=sure, frame_confidence=frames, checked=checked, edits=(*state.edits, note))
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #727621b2
@@ -109,7 +113,7 @@ def swap(
 ) -> ReviewState: # after
     "Exchanges the names of two trajectories from a frame on. Raises DataError for one that is not there, ValueError where nothing of one is left from there on."
     if first == second: raise ValueError(f"{first} cannot be exchanged with itself")
-    later = []
+    later, before = [], state.edits
     for trajectory in first, second:
         i = int(state.recording.indices([trajectory])[0])
         seen = state.recording.visible[:, i]
@@ -117,7 +121,8 @@ def swap(
         if seen[:frame].any(): state, trajectory = (cut := split(state, trajectory, frame)), cut.recording.labels[i + 1]
         later.append(trajectory)
     was = [state.names[i] for i in state.recording.indices(later)]
-    return rename(rename(state, later[0], was[1]), later[1], was[0])
+    now = " and ".join(f"{trajectory} is {name or 'nothing'}" for trajectory, name in zip(later, was[::-1]))
+    return replace(rename(rename(state, later[0], was[1]), later[1], was[0]), edits=(*before, f"{first} and {second} exchanged from frame {frame} on: {now}"))
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #3ee23e06
 class Clash(NamedTuple):
@@ -142,16 +147,25 @@ def clashes(
     return found
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #7653a055
+def doubtful(
+    state: ReviewState,
+    below: float = .9, # confidence that is not worth a look
+) -> list[str]: # trajectories' own labels, the most urgent first
+    "What nobody has checked yet: trajectories in a clash, then those that are not sure."
+    labels, seen = state.recording.labels, state.recording.visible.any(0)
+    met = {label for clash in clashes(state) for label in (clash.first, clash.second)}
+    urgency = {label: (label not in met, state.confidence[i]) for i, label in enumerate(labels) if seen[i] and not state.checked[i]}
+    return sorted((label for label, (calm, sure) in urgency.items() if not calm or sure < below), key=urgency.get)
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #b2108901
 def next_doubtful(
     state: ReviewState,
     below: float = .9, # confidence that is not worth a look
+    after: str | None = None, # what one looks at now
 ) -> str | None: # a trajectory's own label, None when there is nothing left
-    "What to look at next: a trajectory in a clash, else the least sure one that nobody has checked."
-    labels = state.recording.labels
-    meeting = [label for clash in clashes(state) for label in (clash.first, clash.second) if not state.checked[labels.index(label)]]
-    if meeting: return min(meeting, key=lambda label: state.confidence[labels.index(label)])
-    doubt = np.where(state.checked | ~state.recording.visible.any(0), np.inf, state.confidence)
-    return labels[int(doubt.argmin())] if len(doubt) and doubt.min() < below else None
+    "The most urgent trajectory, or the one behind `after` in the list; behind the last comes the first."
+    todo = doubtful(state, below)
+    return todo[(todo.index(after) + 1) % len(todo)] if after in todo else next(iter(todo), None)
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #50162de1
 def reviewed(
@@ -226,6 +240,7 @@ def body_lines(
     return np.array(lines).reshape(-1, 2, 3)
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #e31376e6
+@lru_cache(maxsize=4) # asked at each move, and a recording does not change
 def room_around(
     recording: Recording,
 ) -> tuple[float, float]: # half the width and the height, mm
@@ -239,10 +254,11 @@ def _prepare(ax: Axes3D, middle: np.ndarray, room: tuple[float, float]) -> None:
     "Axes in mm around a place on the floor."
     wide, high = room
     ax.set(xlim=(middle[0] - wide, middle[0] + wide), ylim=(middle[1] - wide, middle[1] + wide), zlim=(0, high), proj_type="ortho", xlabel="x (mm)", ylabel="y (mm)", zlabel="height (mm)")
-    ax.zaxis.labelpad = 8
-    ax.set_box_aspect((2 * wide, 2 * wide, high), zoom=.95)
+    ax.zaxis.labelpad = 10
+    ax.set_box_aspect((2 * wide, 2 * wide, high), zoom=.92)
     ax.locator_params(nbins=4)
     ax.tick_params(labelsize=7, pad=0)
+    ax.tick_params(axis="z", pad=4)
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #7cb642f8
 def _scatter(ax: Axes3D, state: ReviewState, frame: int, by: str, seen: np.ndarray) -> None:
@@ -297,34 +313,74 @@ def draw_frame(
     far = (np.array(state.names) == "") & seen & ((np.abs(points - middle)[:, :2] > room[0]).any(1) | (points[:, 2] > room[1]))
     _scatter(ax, state, frame, by, seen & ~far)
     if selected: _select(ax, state, frame, selected)
+    apart = [f"{far.sum()} without a name far outside"] * bool(far.any()) + [f"{selected} not seen"] * bool(selected and not seen[state.recording.labels.index(selected)])
     for i in np.flatnonzero(seen & ~far) if show_names else (): ax.text(*points[i], f" {state.names[i]}", fontsize=6)
-    ax.set_title(title or f"frame {frame}, {seen.sum()} trajectories{f', {far.sum()} without a name far outside' * bool(far.any())}", loc="left")
+    ax.set_title(title or ", ".join([f"frame {frame}", f"{seen.sum()} trajectories", *apart]), loc="left")
     if alone: _legend(ax.figure, state, by, loc="outside right center")
     return ax
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #eaf26f4d
+def timeline_rows(
+    state: ReviewState,
+) -> np.ndarray: # of each trajectory, counted from the top, (N,)
+    "Rows in the order of the marker set: one for each name, more where pieces of it overlap; one for each trajectory without a name, below."
+    at, seen = state.marker_set.index(state.names), state.recording.visible
+    begin, end = seen.argmax(0), np.where(seen.any(0), len(seen) - seen[::-1].argmax(0), 0)
+    rows, until, lanes = np.zeros(len(at), int), [], {} # until: the frame up to which a row is taken
+    for i in map(int, np.lexsort((begin, np.where(at < 0, len(state.marker_set), at)))):
+        mine = lanes.setdefault(state.names[i] or i, [])
+        row = next((row for row in mine if until[row] <= begin[i]), len(until))
+        if row == len(until): until.append(0); mine.append(row)
+        rows[i], until[row] = row, end[i]
+    return rows
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #fa92f796
 def draw_timeline(
     state: ReviewState,
     frame: int | None = None, # a line there
-    selected: str | None = None, # a trajectory's own label, marked at the side
+    selected: str | None = None, # a trajectory's own label, framed
     ax: Axes | None = None, # where to draw; a new figure when None
     title: str | None = None, # what to see
 ) -> Axes: # for further touches
-    "Confidence of each trajectory over the frames, in the order of the marker set; trajectories without a name below."
-    at = state.marker_set.index(state.names)
-    order = np.lexsort((state.recording.visible.argmax(0), np.where(at < 0, len(state.marker_set), at)))
-    if ax is None: ax = plt.figure(figsize=(7, max(2.5, .085 * len(order) + 1)), layout="constrained").gca()
-    image = ax.imshow(np.where(state.recording.visible, state.frame_confidence, np.nan).T[order], aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="viridis")
-    rows = [state.names[i] or state.recording.labels[i] for i in order]
-    ticks = [k for k, name in enumerate(rows) if k == 0 or rows[k - 1] != name] # one name for all pieces of a marker
-    ax.set_yticks(ticks, [rows[k] for k in ticks], fontsize=max(3.5, min(7., 310 / len(rows))))
+    "Confidence over the frames, in the rows of `timeline_rows`. Raises DataError for a trajectory that is not there."
+    chosen = int(state.recording.indices([selected])[0]) if selected else None
+    seen, rows = state.recording.visible, timeline_rows(state)
+    begin, end = seen.argmax(0) - .5, len(seen) - seen[::-1].argmax(0) - .5
+    strips = np.full((rows.max(initial=0) + 1, len(seen)), np.nan)
+    np.fmax.at(strips, rows, np.where(seen, state.frame_confidence, np.nan).T)
+    if ax is None: ax = plt.figure(figsize=(7, max(2.5, .105 * len(strips) + 1)), layout="constrained").gca()
+    image = ax.imshow(strips, aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="viridis")
+    ax.vlines(begin, rows - .5, rows + .5, color="w", lw=1)
     if frame is not None: ax.axvline(frame, color=PALETTE[1], lw=1)
-    if selected: ax.plot([-.01], [list(order).index(int(state.recording.indices([selected])[0]))], ">", color=PALETTE[1], transform=ax.get_yaxis_transform(), clip_on=False)
-    ax.set(xlabel="frame", ylabel="trajectory", title=title or "How sure, and when")
-    ax.figure.colorbar(image, ax=ax, label="confidence", shrink=.6, pad=.01)
+    if selected: ax.add_patch(Rectangle((begin[chosen], rows[chosen] - .5), end[chosen] - begin[chosen], 1, fill=False, ec=PALETTE[1], lw=1.8, clip_on=False, zorder=3))
+    _name_rows(ax, state, rows)
+    ax.set(xlabel="frame", title=title or "How sure, and when")
+    ax.figure.colorbar(image, ax=ax, label="confidence", shrink=.6, pad=.02)
     return ax
 
+def _name_rows(ax: Axes, state: ReviewState, rows: np.ndarray) -> None:
+    "At the first row of each marker its name, at others the trajectory's own label."
+    first = {name or label: row for row, name, label in sorted(zip(rows, state.names, state.recording.labels), reverse=True)}
+    ax.set_yticks(list(first.values()), list(first), fontsize=max(4., min(7., 280 / (rows.max(initial=0) + 1))))
+    ax.set_ylabel("marker, or trajectory without a name")
+
 # %% ../../nbs/stage4_labeler/10_review.ipynb #ec03ba6d
+_SIDE, _STRIPS = (.57, 0., .43, 1.), (.155, .1, .72, .83) # the right part of the figure; the axes in that part
+
+@lru_cache(maxsize=1) # an edit makes another state, and a state never changes
+def _painted(
+    state: ReviewState,
+    trajectory: str, # framed; none when empty
+    inches: tuple[float, float], # of the part
+) -> tuple[np.ndarray, tuple[float, ...]]: # RGBA, (height, width, 4); left, bottom, width and height of the axes in it
+    "The strips as pixels."
+    figure = Figure(inches, dpi=150, layout="none")
+    canvas = FigureCanvasAgg(figure)
+    ax = draw_timeline(state, None, trajectory or None, figure.add_axes(_STRIPS))
+    canvas.draw()
+    return np.array(canvas.buffer_rgba()), ax.get_position().bounds
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #9b53fa1e
 def draw_review(
     state: ReviewState,
     frame: int, # counted from 0
@@ -332,15 +388,25 @@ def draw_review(
     by: str = "confidence", # one of `COLOURINGS`
     show_names: bool = False, # of all markers
     azimuth: float = -60., # degrees
+    live: bool = False, # strips as kept pixels: for sliders
 ) -> Figure:
     "One moment at the left, all moments at the right."
     figure = plt.figure(figsize=(11, 5.6), layout="none") # a layout that is found anew at each move costs more than the drawing
-    draw_frame(state, frame, by, trajectory or None, show_names, azimuth, figure.add_axes((0, .03, .5, .9), projection="3d"))
-    draw_timeline(state, frame, trajectory or None, figure.add_axes((.66, .1, .33, .83)))
-    _legend(figure, state, by, loc="center left", bbox_to_anchor=(.5, .5))
+    draw_frame(state, frame, by, trajectory or None, show_names, azimuth, figure.add_axes((-.02, .07, .52, .85), projection="3d"))
+    _legend(figure, state, by, loc="center left", bbox_to_anchor=(.47, .5))
+    (left, _, wide, _), (x, y, w, h) = _SIDE, _STRIPS
+    if live: _paste(figure, *_painted(state, trajectory, (11 * wide, 5.6)), (frame + .5) / len(state.recording.points))
+    else: draw_timeline(state, frame, trajectory or None, figure.add_axes((left + x * wide, y, w * wide, h)))
     return figure
 
-# %% ../../nbs/stage4_labeler/10_review.ipynb #9b53fa1e
+def _paste(figure: Figure, pixels: np.ndarray, place: tuple[float, ...], share: float) -> None:
+    "Kept pixels, and a line where the current frame is."
+    ax, (x, y, wide, high) = figure.add_axes(_SIDE), place
+    ax.imshow(pixels, aspect="auto", interpolation="nearest")
+    ax.plot([x + share * wide] * 2, [y, y + high], color=PALETTE[1], lw=1, transform=ax.transAxes)
+    ax.axis("off")
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #970b91f1
 def _options(state: ReviewState) -> list[tuple[str, str]]:
     "What one can choose from: nothing, or a trajectory by name."
     return [("", ""), *sorted((f"{name or '(no name)'}  {label}", label) for name, label in zip(state.names, state.recording.labels))]
@@ -349,7 +415,19 @@ def _controls(state: ReviewState) -> dict[str, Any]:
     "The controls of `draw_review`."
     last = len(state.recording.points) - 1
     return dict(frame=slider(0, max(last, 1), last // 2), trajectory=choice(_options(state), value=""), by=choice(list(COLOURINGS), label="colour by"),
-                show_names=tick_box(False, "names"), azimuth=slider(-180., 180., -60., 5., label="from"))
+                show_names=tick_box(False, "names"), azimuth=slider(-180, 180, -60, 5, label="seen from (°)"))
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #ac579243
+_BUTTONS = dict(
+    next=("next doubtful", "The next trajectory that clashes or is not sure"), keep=("right as it is", "Counts as checked"), undo=("undo", "One step back"), redo=("redo", "One step forth"),
+    rename=("rename", "The chosen trajectory gets the name at the left"), split=("split here", "Cut in two before this frame"), swap=("swap from here", "The two exchange their names, from this frame on"),
+    export=("export C3D", "Writes a new file; none is overwritten"))
+
+def _button(name: str, action: Callable[[], None]) -> widgets.Button:
+    "As wide as its words."
+    button = widgets.Button(description=_BUTTONS[name][0], tooltip=_BUTTONS[name][1], layout=widgets.Layout(width="auto"))
+    button.on_click(lambda _: action())
+    return button
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #7c5307de
 class ReviewTool:
@@ -360,64 +438,93 @@ class ReviewTool:
         like: str | os.PathLike | None = None, # the C3D file that was labelled
         below: float = .9, # confidence that is worth a look
     ):
-        self.review, self.folder, self.like, self.below, self.message = review, folder, like, below, widgets.HTML()
-        self.explorer = Explorer(lambda **values: draw_review(self.review.state, **values), _controls(review.state), "A person in three dimensions, and the strips of all trajectories.")
-        self.other = widgets.Combobox(options=list(review.state.recording.labels), placeholder="exchange with", ensure_option=False)
-        self.name = widgets.Combobox(options=list(review.state.marker_set.markers), placeholder="new name, empty for none", ensure_option=False)
-        actions = dict(rename=self.rename, split=self.split, swap=self.swap, undo=self.undo, redo=self.redo, next=self.next, export=self.export)
-        self.buttons = {name: widgets.Button(description=f"{name} {'doubtful' if name == 'next' else ''}".strip()) for name in actions}
-        for name, action in actions.items(): self.buttons[name].on_click(lambda _, action=action: self.attempt(action))
+        self.review, self.folder, self.like, self.below = review, folder, like, below
+        self.explorer = Explorer(lambda **values: draw_review(self.review.state, **values, live=not _static()), _controls(review.state), "A person in three dimensions, and the strips of all trajectories.")
+        self.name, self.other = choice([("(no name)", ""), *((name, name) for name in review.state.marker_set.markers)], label="name"), choice(_options(review.state), label="exchange with")
+        self.message = widgets.HTML(layout=widgets.Layout(min_height="44px")) # the picture below stays where it is
+        self.buttons = {name: _button(name, lambda name=name: _attempt(self, getattr(self, name))) for name in _BUTTONS}
+        self.explorer.controls["trajectory"].unobserve(self.explorer.redraw, names="value")
+        self.explorer.controls["trajectory"].observe(self.look, names="value") # says who it is, and draws
 
     @property
     def chosen(self) -> str: return self.explorer.controls["trajectory"].value
 
-    def rename(self) -> str: return self._edit(rename, self.chosen, self.name.value)
-    def split(self) -> str: return self._edit(split, self.chosen, self.explorer.values["frame"])
-    def swap(self) -> str: return self._edit(swap, self.chosen, self.other.value, self.explorer.values["frame"])
-    def undo(self) -> str: self.review.undo(); return "one step back"
-    def redo(self) -> str: self.review.redo(); return "one step forth"
+    def look(self, change: Any = None) -> None: _attempt(self, lambda: _about(self.review.state, self.chosen))
     def next(self) -> str: return _next(self)
+    def keep(self) -> str: return self._edit(rename, _named(self.review.state, self.chosen))
+    def rename(self) -> str: return self._edit(rename, self.name.value)
+    def split(self) -> str: return self._edit(split, self.explorer.values["frame"])
+    def swap(self) -> str: return self._edit(swap, self.other.value, self.explorer.values["frame"])
+    def undo(self) -> str: return _step(self.review, -1)
+    def redo(self) -> str: return _step(self.review, 1)
     def export(self) -> str: return _export(self)
     def _edit(self, edit: Callable, *arguments: Any) -> str:
-        if not self.chosen: raise ValueError("choose a trajectory first")
-        return self.review.do(edit, *arguments).edits[-1]
-    def attempt(self, action: Callable[[], str]) -> None: _attempt(self, action)
+        if not self.chosen or "" in arguments[:1] and edit is swap: raise ValueError(f"choose {'whom to exchange with' if self.chosen else 'a trajectory first'}")
+        return self.review.do(edit, self.chosen, *arguments).edits[-1]
     def _ipython_display_(self) -> None: _show(self)
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #cec97a5f
+def _named(state: ReviewState, trajectory: str) -> str:
+    "What it is called, empty when nothing."
+    return dict(zip(state.recording.labels, state.names)).get(trajectory, "")
+
+def _clash_of(state: ReviewState, trajectory: str) -> Clash | None:
+    "The first one that it is in."
+    return next((clash for clash in clashes(state) if trajectory in (clash.first, clash.second)), None)
+
+def _about(state: ReviewState, trajectory: str) -> str:
+    "Who it is, and who else is called so."
+    if not trajectory: return "no trajectory is chosen"
+    sure, clash = state.confidence[state.recording.labels.index(trajectory)], _clash_of(state, trajectory)
+    also = f"; so is {clash.first if clash.second == trajectory else clash.second}, together from frame {clash.frame} on" if clash else ""
+    return f"{trajectory} is called {_named(state, trajectory) or 'nothing'}, {sure:.0%} sure{also}"
+
+def _step(review: Review, way: int) -> str: # -1 back, 1 forth
+    "Undoes or does again, and says what."
+    before, done = review.at, review.undo() if way < 0 else review.redo()
+    if review.at == before: return f"there is nothing to {'undo' if way < 0 else 'do again'}"
+    return f"{'undone' if way < 0 else 'done again'}: {review.states[max(before, review.at)].edits[-1]}"
+
+# %% ../../nbs/stage4_labeler/10_review.ipynb #01bd029d
 def _attempt(tool: ReviewTool, action: Callable[[], str]) -> None:
     "Does it, says so, and draws anew. An error becomes a sentence."
     try: said, colour = action(), "inherit"
     except Exception as error: said, colour = f"{type(error).__name__}: {error}", "#B00020"
-    left = clashes(tool.review.state)
-    note = f"{len(left)} name{'s' * (len(left) != 1)} given twice at once: {', '.join(clash.name for clash in left)}" if left else "no name is given twice at once"
-    tool.message.value = f'<span style="color:{colour}">{html.escape(said)}</span><br><small>{html.escape(note)}</small>'
+    _say(tool, said, colour)
     _offer(tool, tool.chosen)
     tool.explorer.redraw()
 
+def _say(tool: ReviewTool, said: str, colour: str = "inherit") -> None:
+    "Below the buttons: what was done, and what cannot stay."
+    left = clashes(tool.review.state)
+    note = f"{len(left)} name{'s' * (len(left) != 1)} given twice at once: {', '.join(clash.name for clash in left)}" if left else "no name is given twice at once"
+    tool.message.value = f'<div style="line-height:1.45"><span style="color:{colour}">{html.escape(said)}</span><br><small>{html.escape(note)}</small></div>'
+
 def _offer(tool: ReviewTool, chosen: str) -> None:
-    "The trajectories that there are now, without a drawing for each change of the list."
-    options = _options(tool.review.state)
-    _quietly(tool, "trajectory", options=options, value=chosen if chosen in dict(options).values() else "")
+    "The trajectories that there are now, and the name of the chosen one."
+    options, other = _options(tool.review.state), tool.other.value
+    there = {label for _, label in options}
+    _quietly(tool, "trajectory", options=options, value=chosen if chosen in there else "")
+    tool.other.options, tool.other.value = options, other if other in there else ""
+    tool.name.value = _named(tool.review.state, tool.chosen)
 
 def _quietly(tool: ReviewTool, control: str, **settings: Any) -> None:
     "Sets a control without a drawing; whoever calls draws once at the end."
-    widget = tool.explorer.controls[control]
-    widget.unobserve(tool.explorer.redraw, names="value")
+    widget, answer = tool.explorer.controls[control], tool.look if control == "trajectory" else tool.explorer.redraw
+    widget.unobserve(answer, names="value")
     for name, value in settings.items(): setattr(widget, name, value)
-    widget.observe(tool.explorer.redraw, names="value")
+    widget.observe(answer, names="value")
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #117b5c69
 def _next(tool: ReviewTool) -> str:
-    "Chooses what to look at next, in the middle of the frames in which it is seen."
+    "Chooses what to look at next: where it meets its namesake, else in the middle of the frames in which it is seen."
     state = tool.review.state
-    trajectory = next_doubtful(state, tool.below)
+    trajectory = next_doubtful(state, tool.below, tool.chosen)
     if trajectory is None: return f"nothing is left below {tool.below:.0%} that nobody has looked at"
     _offer(tool, trajectory)
-    i = state.recording.labels.index(trajectory)
-    seen = np.flatnonzero(state.recording.visible[:, i])
-    _quietly(tool, "frame", value=int(seen[len(seen) // 2]))
-    return f"{trajectory} is called {state.names[i] or 'nothing'}, {state.confidence[i]:.0%} sure"
+    seen, clash = np.flatnonzero(state.recording.visible[:, state.recording.labels.index(trajectory)]), _clash_of(state, trajectory)
+    _quietly(tool, "frame", value=clash.frame if clash else int(seen[len(seen) // 2]))
+    return _about(state, trajectory)
 
 def _export(tool: ReviewTool) -> str:
     "Writes NAME_reviewed.c3d, or NAME_reviewed_2.c3d where that is there already."
@@ -426,14 +533,17 @@ def _export(tool: ReviewTool) -> str:
     return f"written: {tool.review.export(path, tool.like).name}"
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #a79e7c15
+def _static() -> bool: return os.environ.get("STAGE_STATIC", "") not in ("", "0")
+
 def _show(tool: ReviewTool) -> None:
     "All of it in JupyterLab; the figure alone where `STAGE_STATIC` is set."
-    if os.environ.get("STAGE_STATIC", "") not in ("", "0"): return tool.explorer._ipython_display_()
+    if _static(): return tool.explorer._ipython_display_()
     tool.explorer.redraw()
-    row = lambda *parts: widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap"))
+    row = lambda *parts: widgets.HBox(parts, layout=widgets.Layout(flex_flow="row wrap", grid_gap="0 8px"))
     b, c = tool.buttons, tool.explorer.controls
-    display(widgets.VBox([row(c["frame"], c["azimuth"], c["by"], c["show_names"]), row(c["trajectory"], b["next"], b["undo"], b["redo"]),
-                          row(tool.name, b["rename"], b["split"], tool.other, b["swap"], b["export"]), tool.message, tool.explorer.picture]))
+    for widget, width in (c["frame"], 260), (c["azimuth"], 240), (c["by"], 180), (c["show_names"], 90), (c["trajectory"], 230), (tool.name, 170), (tool.other, 270): widget.layout.width = f"{width}px"
+    display(widgets.VBox([row(c["frame"], c["azimuth"], c["by"], c["show_names"]), row(c["trajectory"], b["next"], b["keep"], b["undo"], b["redo"], b["export"]),
+                          row(tool.name, b["rename"], b["split"], tool.other, b["swap"]), tool.message, tool.explorer.picture]))
 
 # %% ../../nbs/stage4_labeler/10_review.ipynb #d09f9cba
 def review_tool(
@@ -445,5 +555,5 @@ def review_tool(
     "Look at names and set them right, in JupyterLab; a static figure on the site."
     if not isinstance(work, Review): work = Review(work if isinstance(work, ReviewState) else start_review(work))
     tool = ReviewTool(work, Path(folder), like, below)
-    if (first := next_doubtful(work.state, below)) is not None: _next(tool)
+    _say(tool, _next(tool))
     return tool
