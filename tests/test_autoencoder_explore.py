@@ -69,10 +69,10 @@ def random_weights(*shape: int, seed: int = 0) -> torch.Tensor:
 # ------------------------------------------------------------------ masks
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.lists(st.integers(16, 60), min_size=2, max_size=4))
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.lists(st.integers(16, 60), min_size=2, max_size=3))
 def test_a_narrow_image_is_read_the_same_in_a_batch(model, widths):
-    images = [draw_drops((24, width), seed=i).frames[0, 0] for i, width in enumerate(widths)]
+    images = [torch.rand(1, 20, width, generator=torch.Generator().manual_seed(i)) for i, width in enumerate(widths)]
     maps = attention_of(model, *collate_images(images))
     shares = share_in_latent(maps)
     for i, image in enumerate(images):
@@ -142,7 +142,7 @@ def test_covering_by_hand_gives_the_same(model, drops):
             other = image.clone()
             other[:, 8 * row:8 * row + 8, 8 * column:8 * column + 8] = 0.3
             found.append((model.Embedding(other[None]) - before).norm())
-    for batch_size in 1, 5, 64: assert torch.allclose(cover_up(model, image, 8, 0.3, batch_size), torch.stack(found), atol=1e-5)
+    for batch_size in 5, 64: assert torch.allclose(cover_up(model, image, 8, 0.3, batch_size), torch.stack(found), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [lambda: create_autoencoder((32, 48), "tiny", patch_size=8), lambda: Autoencoder_CNN(128, (32, 48), (8, 16), (4, 2)), lambda: create_autoencoder((32, 48), "tiny", tokens="single")])
@@ -201,7 +201,7 @@ def edges_are_free(figure) -> bool:
     return all((edge > 250).all() for edge in (picture[:, :1], picture[:, -1:], picture[:1], picture[-1:]))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (169, 169), (16, 64, 64)])
+@pytest.mark.parametrize("shape", [(1, 1), (169, 169), (5, 16, 16)])
 def test_no_title_is_cut_off(shape):
     assert edges_are_free(visualize_attention_map(random_weights(*shape), title="A title that says what there is to see, at some length"))
 
@@ -250,7 +250,8 @@ def test_every_control_changes_the_picture(model, drops):
 def test_no_corner_of_the_sliders_fails(model, drops):
     shown = patch_explorer(model, *collate_images([drops[0], drops[1, :, :, :20]]))
     names = "image", "layer", "head", "query_patch"
-    for corner in itertools.product(*((shown.controls[name].min, shown.controls[name].max) for name in names)):
+    ends = [(shown.controls[name].min, shown.controls[name].max) for name in names]
+    for corner in (tuple(zip(*ends))[0], tuple(zip(*ends))[1], (ends[0][1], ends[1][0], ends[2][1], ends[3][0])):
         plt.close(shown.draw(mean_of_heads=False, **dict(zip(names, corner))))
 
 
@@ -263,7 +264,7 @@ def test_the_explorer_of_one_token_is_there_too(drops):
 # ------------------------------------------------------------------ diagrams
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [min(PRESETS, key=lambda name: PRESETS[name].latent), max(PRESETS, key=lambda name: PRESETS[name].latent)])
 @pytest.mark.parametrize("tokens", ["patch", "single"])
 def test_diagrams_hold_all_parameters_and_fit_together(preset, tokens):
     with torch.device("meta"): model = create_autoencoder(preset=preset, tokens=tokens)
@@ -290,10 +291,9 @@ def texts_are_inside(figure) -> None:
 
 
 @pytest.mark.parametrize("make, size", [(lambda: create_autoencoder(preset="xlarge"), (152, 1280)), (lambda: create_autoencoder(preset="xlarge", tokens="single"), (201, 201)), (lambda: Autoencoder_CNN(128), (152, 1280))])
-@pytest.mark.parametrize("across", [3, 5])
-def test_no_text_of_a_diagram_collides(make, size, across):
+def test_no_text_of_a_diagram_collides(make, size):
     with torch.device("meta"): model = make()
-    texts_are_inside(draw_architecture(model, size, across=across))
+    texts_are_inside(draw_architecture(model, size, across=3))
 
 
 def test_a_diagram_shows_what_is_called_and_not_what_is_written():

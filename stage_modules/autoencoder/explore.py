@@ -91,7 +91,7 @@ def paint_over(
     rows, columns = -(-height // patch[0]), -(-width // patch[1])
     check_shape(values, "values", "L", L=rows * columns)
     reach = reach or float((values - base).abs().max()) or 1.
-    ax.imshow(image[0].cpu(), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image[0].detach().cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     ax.imshow(shade(values.view(rows, columns), base, reach), extent=(-0.5, columns * patch[1] - 0.5, rows * patch[0] - 0.5, -0.5), interpolation="nearest")
     if query is not None: ax.add_patch(Rectangle((query % columns * patch[1] - 0.5, query // columns * patch[0] - 0.5), patch[1], patch[0], fill=False, edgecolor="black", lw=1.8, clip_on=False))
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
@@ -338,8 +338,8 @@ def draw_readings(
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     for ax, (part, label) in zip(axes, {"distance": "mean distance (patches)", "diagonal": "share on the diagonal"}.items()):
         for n, (name, reading) in enumerate(readings.items()):
-            values = getattr(reading, part).cpu()
-            layers = torch.arange(len(values)) + 0.12 * (n - (len(readings) - 1) / 2)
+            values = getattr(reading, part).cpu().numpy()
+            layers = np.arange(len(values)) + 0.12 * (n - (len(readings) - 1) / 2)
             ax.plot(layers, values, "o", ms=4, alpha=0.6, color=PALETTE[n])
             ax.plot(layers, values.mean(1), color=PALETTE[n], label=name)
         ax.axhline(getattr(reading, f"even_{part}"), ls="--", lw=1, color="0.4", label="even weights")
