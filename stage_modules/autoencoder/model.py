@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'Preset', 'AutoencoderSettings', 'fill_settings', 'check_settings', 'build_sides',
            'Autoencoder_Transformer', 'create_autoencoder', 'reconstruction_loss']
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #20b70a00
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #9a2aefb3
 import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from .patches import patch_decoder, patch_encoder
 from .single import check_size, single_decoder, single_encoder
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #b3e3336b
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #eae51c34
 class Preset(NamedTuple):
     "Sizes that go together."
     latent: int # Z
@@ -35,7 +35,7 @@ PRESETS = {
     "xlarge": Preset(2048, 12, 16, 640, 10),
 }
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #c34fbb2c
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #f57999d2
 @dataclass
 class AutoencoderSettings:
     "What has to be known to build an autoencoder. None means what the preset, or the tokenisation, says."
@@ -51,14 +51,14 @@ class AutoencoderSettings:
     use_flash_attention: bool = True # PyTorch's fused kernel, where nobody asks for the weights
     use_gradient_checkpointing: bool = False # in training, compute blocks twice instead of keeping what is inside them
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #fc4474a3
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #4c626497
 def _need(good: bool, name: str, value: Any, expected: str) -> None:
     if not good: raise ValueError(f"{name} is {value!r}, expected {expected}")
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #309617e8
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #db3ca0d4
 def fill_settings(
     settings: AutoencoderSettings, # as given
 ) -> AutoencoderSettings: # with a number in place of every None that means something
@@ -72,7 +72,7 @@ def fill_settings(
     if isinstance(settings.input_size, list): given["input_size"] = tuple(settings.input_size) # JSON has no tuples
     return AutoencoderSettings(**(defaults | given))
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #127ba9dd
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #f05fc4ff
 def check_settings(
     settings: AutoencoderSettings, # from `fill_settings`
 ) -> None:
@@ -91,7 +91,7 @@ def check_settings(
     _need(_whole(s.num_heads) and s.num_heads > 0 and getattr(s, shared) % s.num_heads == 0, "num_heads", s.num_heads, f"a divisor of {shared}={getattr(s, shared)}")
     _need(s.tokens == "patch" or s.latent % 2 == 0, "latent", s.latent, "an even number with tokens='single': positions are pairs of sine and cosine")
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #8a861292
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #85251d26
 def build_sides(
     settings: AutoencoderSettings, # filled and checked
 ) -> tuple[nn.Module, nn.Module]: # encoder and decoder
@@ -102,7 +102,7 @@ def build_sides(
     sizes = dict(dim=s.token_dim, latent=s.latent, patch_size=s.patch_size)
     return patch_encoder(**sizes, **blocks), patch_decoder(**sizes, **blocks)
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #17f4c2de
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #5e0a8f8c
 class Autoencoder_Transformer(nn.Module):
     "An encoder from images to a vector and a decoder back, both made of attention."
     def __init__(self,
@@ -172,7 +172,7 @@ class Autoencoder_Transformer(nn.Module):
         "What `create_autoencoder` takes to build this model again."
         return asdict(self.settings) | {"input_size": list(self.settings.input_size)}
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #e0371e65
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #e04d2b2a
 def create_autoencoder(
     input_size: tuple[int, int] = (201, 201), # (height, width) of an image
     preset: str = "medium", # tiny, small, medium, large or xlarge
@@ -184,7 +184,7 @@ def create_autoencoder(
     if unknown: raise ValueError(f"unknown override {unknown[0]!r}, expected one of {', '.join(known)}")
     return Autoencoder_Transformer(AutoencoderSettings(input_size, preset, **overrides))
 
-# %% ../../nbs/stage5_autoencoder/05_model.ipynb #f92adb0f
+# %% ../../nbs/stage5_autoencoder/05_model.ipynb #17aa43e5
 def reconstruction_loss(
     output: Tensor, # what came out, (B, 1, height, width)
     images: Tensor, # what went in, (B, 1, height, width)
