@@ -141,7 +141,7 @@ def test_padding_changes_no_prediction_and_gets_no_gradient(lengths, layers):
     model, lengths, T = LSTMModel(5, 7, layers, 2).eval(), torch.tensor(lengths), 6
     mask = torch.arange(T) < lengths[:, None]
     x = torch.randn(len(lengths), T, 5, requires_grad=True)
-    model.fit_scale(x.detach(), mask)
+    model.scale.fit(x.detach(), mask)
     together = model(x, mask)
     assert together.shape == (len(lengths), 2)
     for i, n in enumerate(lengths): assert torch.allclose(together[i], model(x[i:i + 1, :n])[0], atol=1e-5)
@@ -154,9 +154,9 @@ def test_scale_is_that_of_real_frames_and_is_saved():
     x, mask = torch.randn(4, 6, 5) * 3 + 7, torch.arange(6) < torch.tensor([6, 3, 1, 2])[:, None]
     x[..., 4] = 2. # the same in all frames
     model = LSTMModel(5)
-    model.fit_scale(x.masked_fill(~mask[..., None], 1e6), mask)
+    model.scale.fit(x.masked_fill(~mask[..., None], 1e6), mask)
     rows = x[mask].numpy()
-    assert np.allclose(model.mean, rows.mean(0), atol=1e-4) and np.allclose(model.std[:4], rows.std(0)[:4], atol=1e-4)
+    assert np.allclose(model.scale.mean, rows.mean(0), atol=1e-4) and np.allclose(model.scale.std[:4], rows.std(0)[:4], atol=1e-4)
     assert model(x, mask).isfinite().all()
     other = LSTMModel(5)
     other.load_state_dict(model.state_dict())

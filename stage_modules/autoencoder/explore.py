@@ -119,6 +119,7 @@ def over_queries(
     "Mean over real queries; 0 where there is none."
     return values.masked_fill(~real, 0.).sum(-1) / real.sum(-1).clamp(min=1)
 
+# %% ../../nbs/stage5_autoencoder/10_explore.ipynb #c764aa67
 def looks(
     weights: Tensor, # (..., L, L)
     real: Tensor, # True where a patch is real; broadcasts to (..., L)
@@ -189,6 +190,7 @@ def draw_map(
     ax.imshow(np.ma.masked_invalid(weights), cmap="mako_r", vmin=0., vmax=top, interpolation="nearest")
     ax.set_title(name, fontsize=9, loc="center")
 
+# %% ../../nbs/stage5_autoencoder/10_explore.ipynb #c146f34d
 def visualize_attention_map(
     attention: Any, # weights, a row for each query: (L, L), (N, L, L) for heads or images, or (B, H, L, L)
     save_path: str | os.PathLike | None = None, # also saved there, as PNG
@@ -321,6 +323,7 @@ class Reading(NamedTuple):
     even_distance: float # the same of even weights
     even_diagonal: float
 
+# %% ../../nbs/stage5_autoencoder/10_explore.ipynb #795f36fe
 def read_attention(
     maps: AttentionMaps, # of B images
 ) -> Reading:
@@ -393,6 +396,7 @@ class Step(NamedTuple):
     parameters: int # of one such module
     times: int = 1 # how many of them in a row
 
+# %% ../../nbs/stage5_autoencoder/10_explore.ipynb #0f861920
 def parts_of(
     side: nn.Module, # an encoder, a decoder, or a block
     opened: tuple[type, ...] = (nn.ModuleList, nn.Sequential), # kinds of modules that are replaced by what they hold
@@ -429,17 +433,17 @@ def trace_steps(
 def architecture(
     model: nn.Module, # an autoencoder with `encoder`, `decoder`, `Embedding` and `decode`
     size: tuple[int, int], # (height, width) of an image
+    opened: tuple[type, ...] = (), # more kinds of modules that are replaced by what they hold
 ) -> dict[str, list[Step]]: # "encoder", "decoder", and "one block" where there are blocks
     "What an image of this size goes through. Nothing is computed where the model is on the meta device. Raises what the model raises."
     weight = next(model.parameters())
     image = torch.zeros(1, 1, *size, device=weight.device, dtype=weight.dtype)
     run = lambda: model.decode(model.Embedding(image), size)
     with undisturbed(model):
-        sides = {side: trace_steps(parts_of(getattr(model, side)), run) for side in ("encoder", "decoder")}
+        opened = nn.ModuleList, nn.Sequential, *opened
+        sides = {side: trace_steps(parts_of(getattr(model, side), opened), run) for side in ("encoder", "decoder")}
         block = next((m for m in model.modules() if isinstance(m, TransformerEncoderBlock)), None)
-        if block is None: return sides
-        opened = nn.ModuleList, nn.Sequential, EfficientMultiHeadAttention
-        return sides | {"one block": trace_steps(parts_of(block, opened), run)}
+        return sides if block is None else sides | {"one block": trace_steps(parts_of(block, (*opened, EfficientMultiHeadAttention)), run)}
 
 # %% ../../nbs/stage5_autoencoder/10_explore.ipynb #69098016
 GAP, BOX, LINE = 1.05, 1.75, 1.15 # length of an arrow, width of a box, height of a line of boxes, inches
@@ -466,9 +470,10 @@ def draw_architecture(
     size: tuple[int, int], # (height, width) of an image
     title: str | None = None, # what to see
     across: int = 4, # boxes in a line
+    opened: tuple[type, ...] = (), # see `architecture`
 ) -> Figure:
     "Modules as boxes and the shapes between them, as an image of this size meets them. Short cuts around attention and MLP are sums and no modules, so they are not in it."
-    sides = architecture(model, size)
+    sides = architecture(model, size, opened)
     lines = [(side, steps[i:i + across], steps[i - 1].went if i else steps[0].came) for side, steps in sides.items() for i in range(0, len(steps), across)]
     wide, high = across * (GAP + BOX) + GAP + 0.1, LINE * len(lines)
     figure = plt.figure(figsize=(wide, high + 0.35))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SequenceBatch', 'collate_sequences', 'check_film_mask', 'embed_sequence', 'Readout', 'fit_readout', 'line_speed',
-           'rmse', 'sequence_lengths', 'LSTMModel']
+           'rmse', 'sequence_lengths', 'FeatureScale', 'LSTMModel']
 
 # %% ../../nbs/stage5_autoencoder/11_sequence.ipynb #62edc4f0
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ class SequenceBatch(NamedTuple):
     frame_mask: Tensor | None # True where a frame is real, (B, T); None where all are
     pixel_mask: Tensor | None # True where a column of pixels is real, (B, W); None where all are
 
+# %% ../../nbs/stage5_autoencoder/11_sequence.ipynb #bdf79f06
 def collate_sequences(
     films: Sequence[Tensor], # (T, 1, h, w) each, of one height
 ) -> SequenceBatch: # as long as the longest, as wide as the widest
@@ -95,6 +96,7 @@ class Readout(NamedTuple):
     ) -> Tensor: # (..., K)
         return x @ self.weight + self.bias
 
+# %% ../../nbs/stage5_autoencoder/11_sequence.ipynb #3d523669
 def fit_readout(
     x: Tensor, # embeddings, (N, Z)
     y: Tensor, # what to read from them, (N, K)
@@ -140,6 +142,28 @@ def sequence_lengths(
     return lengths
 
 # %% ../../nbs/stage5_autoencoder/11_sequence.ipynb #862d9152
+class FeatureScale(nn.Module):
+    "Takes each feature's mean away and divides by its spread, once `fit` has measured them; saved with the weights."
+    def __init__(self,
+        features: int, # Z
+    ):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    @torch.no_grad()
+    def fit(self,
+        x: Tensor, # embeddings to learn from, (B, T, Z)
+        frame_mask: Tensor | None = None, # True where a frame is real, (B, T)
+    ) -> None:
+        "Over all real frames. A feature that is the same in all of them becomes zero."
+        rows = x.flatten(0, 1) if frame_mask is None else x[frame_mask]
+        self.mean.copy_(rows.mean(0))
+        self.std.copy_(rows.std(0, correction=0).clamp(min=1e-6))
+
+    def forward(self, x: Tensor) -> Tensor: return (x - self.mean) / self.std
+
+# %% ../../nbs/stage5_autoencoder/11_sequence.ipynb #fbc924f4
 class LSTMModel(nn.Module):
     "Reads a sequence of embeddings and says something about all of it, from the state behind the last real one (Hochreiter and Schmidhuber 1997)."
     def __init__(self,
@@ -150,29 +174,18 @@ class LSTMModel(nn.Module):
         dropout: float = 0., # share dropped between layers and before the output, in training
     ):
         super().__init__()
+        self.scale = FeatureScale(LSTMEmbdSize) # `scale.fit` measures the embeddings
         self.lstm = nn.LSTM(LSTMEmbdSize, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(hidden_dim, output_dim)
-        self.register_buffer("mean", torch.zeros(LSTMEmbdSize)) # `fit_scale` measures them; saved with the weights
-        self.register_buffer("std", torch.ones(LSTMEmbdSize))
-
-    @torch.no_grad()
-    def fit_scale(self,
-        x: Tensor, # embeddings to learn from, (B, T, Z)
-        frame_mask: Tensor | None = None, # True where a frame is real, (B, T)
-    ) -> None:
-        "Remembers mean and spread of each feature over real frames, so that the LSTM sees numbers around 1."
-        rows = x.flatten(0, 1) if frame_mask is None else x[frame_mask]
-        self.mean.copy_(rows.mean(0))
-        self.std.copy_(rows.std(0, correction=0).clamp(min=1e-6))
 
     def forward(self,
         x: Tensor, # embeddings, (B, T, Z)
         frame_mask: Tensor | None = None, # True where a frame is real, (B, T); None if all are
     ) -> Tensor: # (B, output_dim)
-        "What is behind a film's end changes nothing. Raises ShapeError, and what `sequence_lengths` raises."
-        sizes = check_shape(x, "embeddings", "B T Z", Z=len(self.mean))
+        "What is behind a film's end changes nothing. Raises ShapeError or TypeError for what does not fit, and what `sequence_lengths` raises."
+        sizes = check_shape(x, "embeddings", "B T Z", Z=len(self.scale.mean))
         check_film_mask(frame_mask, "frame_mask", "B T", **sizes)
         if not sizes["T"]: raise ShapeError(f"embeddings have shape {tuple(x.shape)}: there is no frame")
-        states, _ = run_lstm(self.lstm, (x - self.mean) / self.std) # (B, T, hidden)
+        states, _ = run_lstm(self.lstm, self.scale(x)) # (B, T, hidden)
         last = states[:, -1] if frame_mask is None else states[torch.arange(len(x), device=x.device), sequence_lengths(frame_mask) - 1]
         return self.head(self.dropout(last))
