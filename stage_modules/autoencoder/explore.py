@@ -384,7 +384,7 @@ def patch_explorer(
     N, B, H, L = maps.weights.shape[:4]
     middle = (maps.grid[0] // 2) * maps.grid[1] + maps.grid[1] // 2
     def draw(image, layer, head, mean_of_heads, query_patch): return draw_query(maps, image, layer, None if mean_of_heads else head, query_patch)
-    return explorer(draw, {"image": (0, B - 1, 0), "layer": (0, N - 1, min(1, N - 1)), "head": (0, H - 1, min(1, H - 1)), "mean_of_heads": False, "query_patch": slider(0, L - 1, middle)},
+    return explorer(draw, {"image": (0, B - 1, 0), "layer": (0, N - 1, 0), "head": (0, H - 1, 0), "mean_of_heads": False, "query_patch": slider(0, L - 1, middle)},
                     alt="Three panels. A map of attention weights, the weights of one query patch over the image, and the roll-out of that patch over the image.")
 
 # %% ../../nbs/stage5_autoencoder/10_explore.ipynb #163ba0dd
