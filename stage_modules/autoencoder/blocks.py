@@ -6,7 +6,7 @@
 __all__ = ['GRID_BASE', 'PositionalEncoding', 'sinusoidal_2d', 'EfficientMultiHeadAttention', 'TransformerEncoderBlock',
            'make_blocks', 'run_blocks', 'Encoder_Transformer', 'Decoder_Transformer']
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #734d0673
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #99260848
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +19,7 @@ from ..attention.positions import sinusoidal_positions
 from ..attention.scaled_dot_product import scaled_dot_product_attention
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #bc0d8580
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #e6b687d4
 class PositionalEncoding(nn.Module):
     "Adds a row for each position; the rows start as sines and cosines and, unless told otherwise, are learned from there."
     def __init__(self,
@@ -40,7 +40,7 @@ class PositionalEncoding(nn.Module):
         if x.shape[1] > len(self.rows): raise ValueError(f"PositionalEncoding: {x.shape[1]} tokens, but rows for max_len={len(self.rows)}")
         return x + self.rows[:x.shape[1]]
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #ae6a19ba
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #9436eeb2
 GRID_BASE = 100. # the slowest hand turns by 1 / 100 for each row or column
 
 def sinusoidal_2d(
@@ -55,7 +55,7 @@ def sinusoidal_2d(
     rows, columns = sinusoidal_positions(height, dim // 2, base, device), sinusoidal_positions(width, dim // 2, base, device)
     return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], -1).flatten(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #06dc9b33
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #7da29b2f
 class EfficientMultiHeadAttention(nn.Module):
     """Multi-head self-attention with one packed projection, on the fused kernel or in the open; the same function either way.
 
@@ -86,7 +86,7 @@ class EfficientMultiHeadAttention(nn.Module):
         out = F.dropout(self.proj(join_heads(context)), self.dropout, self.training)
         return out, weights if return_attention else None
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #28f5fd62
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #784b44f4
 class TransformerEncoderBlock(nn.Module):
     "Attention, then a small net at each token, each behind a LayerNorm and beside a short cut (pre-norm; Xiong et al. 2020)."
     def __init__(self,
@@ -111,7 +111,7 @@ class TransformerEncoderBlock(nn.Module):
         x = x + context
         return x + self.mlp(self.norm2(x)), weights
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #2aeaa68e
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #a25a218e
 def make_blocks(
     num_layers: int, # N
     dim: int, # features of a token, D
@@ -122,7 +122,7 @@ def make_blocks(
     "Blocks of one size, for `run_blocks`."
     return nn.ModuleList(TransformerEncoderBlock(dim, num_heads, dropout=dropout, use_flash_attention=use_flash_attention) for _ in range(num_layers))
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #4591c597
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #e2775fb0
 def run_blocks(
     blocks: Sequence[nn.Module] | nn.ModuleList, # each (x, key_mask, return_attention) -> (x, weights)
     x: Tensor, # tokens, (B, L, D)
@@ -139,7 +139,7 @@ def run_blocks(
         kept.append(weights)
     return x, kept if return_attention else None
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #2899afb5
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #2838a85e
 class Encoder_Transformer(nn.Module):
     "Images to tokens, blocks, a LayerNorm, tokens to latent; what differs between the two tokenisations is `read` and `pool`."
     def __init__(self,
@@ -163,7 +163,7 @@ class Encoder_Transformer(nn.Module):
         tokens, weights = run_blocks(self.blocks, tokens, key_mask, return_attention, self.use_gradient_checkpointing)
         return self.pool(self.norm(tokens), key_mask, tuple(images.shape[-2:])), weights
 
-# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #23c3b969
+# %% ../../nbs/stage5_autoencoder/02_blocks.ipynb #9438d78f
 class Decoder_Transformer(nn.Module):
     "Latent to tokens, blocks, a LayerNorm, tokens to images; what differs between the two tokenisations is `expand` and `write`."
     def __init__(self,

@@ -7,7 +7,7 @@ __all__ = ['MIDDLE', 'SPREAD', 'FASTEST', 'patch_grid', 'cut_patches', 'join_pat
            'GridPositions', 'ReadPatches', 'plane_waves', 'PoolByPlace', 'ExpandByPlace', 'WritePatches',
            'patch_encoder', 'patch_decoder']
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #8980c7fe
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #6e48cb5b
 import math
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .blocks import Decoder_Transformer, Encoder_Transformer, make_blocks, sinusoidal_2d
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #d583ecdd
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #ed592e6c
 def patch_grid(
     size: tuple[int, int], # (height, width) in pixels; ValueError if either is below 1
     patch_size: int = 16, # pixels along one side of a patch
@@ -27,7 +27,7 @@ def patch_grid(
     if min(size) < 1: raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1 pixel")
     return -(-size[0] // patch_size), -(-size[1] // patch_size)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #576b3ab4
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #1eaa192f
 def cut_patches(
     images: Tensor, # (B, 1, height, width)
     patch_size: int = 16, # P
@@ -38,7 +38,7 @@ def cut_patches(
     whole = F.pad(images, (0, columns * patch_size - width, 0, rows * patch_size - height))
     return rearrange(whole, "b 1 (r p) (c q) -> b (r c) (p q)", p=patch_size, q=patch_size)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #5904e1f0
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #9904f2fa
 def join_patches(
     patches: Tensor, # (B, L, P * P)
     size: tuple[int, int], # (height, width) of the images
@@ -49,7 +49,7 @@ def join_patches(
     whole = rearrange(patches, "b (r c) (p q) -> b 1 (r p) (c q)", r=rows, c=columns, p=patch_size)
     return whole[..., :size[0], :size[1]]
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #6a1171ba
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #cf59a33b
 def token_mask(
     pixel_mask: Tensor | None, # True where a column of pixels is real, (B, width); None if all are
     size: tuple[int, int], # (height, width)
@@ -61,7 +61,7 @@ def token_mask(
     whole = F.pad(pixel_mask, (0, columns * patch_size - size[1]))
     return whole.unflatten(1, (columns, patch_size)).any(-1).repeat(1, rows)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #e29a9fa3
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #27aea6ca
 MIDDLE, SPREAD = 0.5, 0.25 # of pixels, for the linear layers at both ends
 
 def stretch_pixels(
@@ -70,7 +70,7 @@ def stretch_pixels(
     "Pixels as numbers around 0."
     return (images - MIDDLE) / SPREAD
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #a5500de9
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #c2c592d1
 class GridPositions(nn.Module):
     "`sinusoidal_2d` for a grid of any size, without parameters; the first rows and columns are kept, since every step needs them."
     def __init__(self,
@@ -86,11 +86,11 @@ class GridPositions(nn.Module):
         columns: int, # of the grid
     ) -> Tensor: # (rows * columns, D)
         "Where each patch of the grid stands."
-        if max(rows, columns) > self.kept: return sinusoidal_2d(rows, columns, self.dim, device=self.axis.device).to(self.axis.dtype)
+        if max(rows, columns) > self.kept: return sinusoidal_2d(rows, columns, self.dim).to(self.axis) # made on the CPU: not every device has float64
         row, column = self.axis[:rows, None].expand(-1, columns, -1), self.axis[None, :columns].expand(rows, -1, -1)
         return torch.cat([row, column], -1).flatten(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #bd8f4768
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #45910057
 class ReadPatches(nn.Module):
     "Each patch as a token: one linear layer, then its place."
     def __init__(self,
@@ -110,7 +110,7 @@ class ReadPatches(nn.Module):
         tokens = self.linear(cut_patches(pixels, self.patch_size)) + self.positions(*patch_grid(size, self.patch_size))
         return tokens, token_mask(pixel_mask, size, self.patch_size)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #f277f285
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #e018050e
 FASTEST = math.pi # radians from one patch to the next: the sign changes with every step, and no grid shows anything faster
 
 def plane_waves(
@@ -127,7 +127,7 @@ def plane_waves(
     angle = down * (speed * direction.sin()) + across * (speed * direction.cos()) # (rows, columns, pairs)
     return math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], -1).view(rows * columns, -1)[:, :count]
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #d4e8f3db
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #6d86410b
 class PoolByPlace(nn.Module):
     "The mean over real tokens, in which each number of the latent weighs places by a wave of its own."
     def __init__(self,
@@ -150,7 +150,7 @@ class PoolByPlace(nn.Module):
         if key_mask is None: return parts.mean(1)
         return parts.masked_fill(~key_mask[..., None], 0.).sum(1) / key_mask.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #503f48a2
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #a3a623be
 class ExpandByPlace(nn.Module):
     "The latent at every place: each number times its wave there, one linear layer, and the position. How long the latent is does not matter."
     def __init__(self,
@@ -173,7 +173,7 @@ class ExpandByPlace(nn.Module):
         tokens = self.linear(self.norm(latent)[:, None] * waves) + self.positions(*grid)
         return tokens, token_mask(pixel_mask, size, self.patch_size)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #51c3d9cf
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #c733b7c7
 class WritePatches(nn.Module):
     "Each token as the pixels of its patch: one linear layer."
     def __init__(self,
@@ -190,7 +190,7 @@ class WritePatches(nn.Module):
         "Pixels, cut off where the image ends."
         return MIDDLE + SPREAD * join_patches(self.linear(tokens), size, self.patch_size)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #d7cec515
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #608c0bbc
 def patch_encoder(
     dim: int, # features of a token, D, a multiple of 4
     latent: int, # features of the latent, Z
@@ -205,7 +205,7 @@ def patch_encoder(
     blocks = make_blocks(num_layers, dim, num_heads, dropout, use_flash_attention)
     return Encoder_Transformer(ReadPatches(dim, patch_size), blocks, PoolByPlace(dim, latent, patch_size), dim, use_gradient_checkpointing)
 
-# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #d45a28a0
+# %% ../../nbs/stage5_autoencoder/04_patches.ipynb #71c6778d
 def patch_decoder(
     dim: int, # features of a token, D, a multiple of 4
     latent: int, # features of the latent, Z

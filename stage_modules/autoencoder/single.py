@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['check_size', 'ReadImage', 'OnlyToken', 'ExpandToken', 'WriteImage', 'single_encoder', 'single_decoder']
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #3a283a14
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #f79e3f40
 from torch import Tensor, nn
 
 from .blocks import Decoder_Transformer, Encoder_Transformer, PositionalEncoding, make_blocks
 from ..toolkit.errors import ShapeError, check_shape
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #724401b8
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #7c559706
 def check_size(
     size: tuple[int, int], # (height, width) that came
     input_size: tuple[int, int], # (height, width) that the model was built for
@@ -22,7 +22,7 @@ def check_size(
     hint = ": this is (width, height); sizes are (height, width)" if size == input_size[::-1] else ""
     raise ShapeError(f"images came {size}, but a model with tokens='single' takes the size that it was built for, {input_size}{hint}; tokens='patch' takes any size")
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #55c4e256
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #dcaa6c01
 class ReadImage(nn.Module):
     "A whole image as one token: pixels side by side, one linear layer, one position row."
     def __init__(self,
@@ -43,7 +43,7 @@ class ReadImage(nn.Module):
         if pixel_mask is not None and not pixel_mask.all(): raise ValueError("pixel_mask leaves columns out, which tokens='single' cannot; tokens='patch' can")
         return self.position(self.linear(images.flatten(1))[:, None]), None
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #9841787c
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #c6efb756
 class OnlyToken(nn.Module):
     "The latent is the one token there is."
     def forward(self,
@@ -55,7 +55,7 @@ class OnlyToken(nn.Module):
         check_shape(tokens, "tokens", "B 1 Z")
         return tokens[:, 0]
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #7245fb6c
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #c483e430
 class ExpandToken(nn.Module):
     "The latent as one token again: one linear layer, one position row."
     def __init__(self,
@@ -75,7 +75,7 @@ class ExpandToken(nn.Module):
         check_size(size, self.input_size)
         return self.position(self.linear(latent)[:, None]), None
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #c8e7f27c
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #f5e34d04
 class WriteImage(nn.Module):
     "A token as a whole image: one linear layer with an output for each pixel."
     def __init__(self,
@@ -92,7 +92,7 @@ class WriteImage(nn.Module):
         "Pixels, row after row."
         return self.linear(tokens).unflatten(-1, size)
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #a362811a
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #ad1c3445
 def single_encoder(
     input_size: tuple[int, int], # (height, width)
     latent: int, # Z, which is the width of the token too
@@ -106,7 +106,7 @@ def single_encoder(
     blocks = make_blocks(num_layers, latent, num_heads, dropout, use_flash_attention)
     return Encoder_Transformer(ReadImage(input_size, latent), blocks, OnlyToken(), latent, use_gradient_checkpointing)
 
-# %% ../../nbs/stage5_autoencoder/03_single.ipynb #c87538f3
+# %% ../../nbs/stage5_autoencoder/03_single.ipynb #a1cf91a6
 def single_decoder(
     input_size: tuple[int, int], # (height, width)
     latent: int, # Z, which is the width of the token too
