@@ -1,0 +1,213 @@
+"""The patch autoencoder beside one of `torch.nn.TransformerEncoder` layers; images per second, peak memory and use of the processor for every preset; the largest batch that fits into 8 GB.
+
+    python benchmarks/autoencoder.py                                   what two cores can do (about twenty minutes)
+    python benchmarks/autoencoder.py --parts rival --repeats 5         a look
+    python benchmarks/autoencoder.py --device cuda                     on a GPU: all presets, bfloat16 for use of the card; about eight minutes
+
+`rival`: forward and backward of preset `small` at 201 x 201, ours and the same sizes built from `torch.nn.TransformerEncoder` (pre-norm, GELU, the same reading and writing of patches), in turns, one each a round; medians of each round's own ratio, at dropout 0 and 0.1 (theirs
+drops attention weights too, as torch's layer does), float32 and, where the processor has instructions for it, bfloat16 autocast.
+`presets`: a training step (forward, backward, AdamW) of each preset at 201 x 201 and 152 x 1280: images per second, peak bytes of tensors beyond weights, optimizer and batch, and model FLOP utilisation: matrix products of forward and backward (counted by `torch.utils.flop_counter`,
+checkpointing's second pass not counted) per second, against a product of two large matrices measured in the same run at the same precision.
+`eight_gb`: the largest batch of a training step in 8 GB with weights, gradients and optimizer, with and without checkpointing. On a GPU measured, with `torch.cuda.set_per_process_memory_fraction`; on a CPU computed from two measured batch sizes, and marked so.
+Writes results/autoencoder.json, on a GPU results/autoencoder_cuda.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from common import RESULTS, save, table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stage_modules.attention.cost import peak_memory, time_side_by_side
+from stage_modules.autoencoder.model import PRESETS, create_autoencoder, reconstruction_loss
+
+SIZES = ((201, 201), (152, 1280))
+GIGABYTES = 8 * 2**30
+
+
+class Rival(nn.Module):
+    "The same sizes with PyTorch's own encoder layers; patches are read, pooled, spread and written by our parts."
+
+    def __init__(self, preset: str, dropout: float):
+        super().__init__()
+        ours = create_autoencoder(preset=preset, dropout=dropout)
+        s = ours.settings
+        self.read, self.pool, self.expand, self.write = ours.encoder.read, ours.encoder.pool, ours.decoder.expand, ours.decoder.write
+        def side() -> nn.TransformerEncoder:
+            layer = nn.TransformerEncoderLayer(s.token_dim, s.num_heads, 4 * s.token_dim, dropout, "gelu", batch_first=True, norm_first=True)
+            return nn.TransformerEncoder(layer, s.num_layers, nn.LayerNorm(s.token_dim), enable_nested_tensor=False)
+        self.encoder, self.decoder = side(), side()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        size = tuple(x.shape[-2:])
+        latent = self.pool(self.encoder(self.read(x)[0]), None, size)
+        return self.write(self.decoder(self.expand(latent, size)[0]), size), None
+
+
+def has_bfloat16(device: str) -> bool:
+    "Whether there are instructions for it, without which it is emulated."
+    if device == "cuda": return torch.cuda.is_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def pass_of(model: nn.Module, images: Tensor, half: bool) -> Callable[[], None]:
+    "Forward and backward."
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half): loss = reconstruction_loss(model(images)[0].float(), images)
+        loss.backward()
+    return run
+
+
+def rival(args: argparse.Namespace) -> list[dict]:
+    "Ours and theirs in turns."
+    rows = []
+    images = torch.rand(args.batch, 1, 201, 201, device=args.device)
+    for half in (False, True) if has_bfloat16(args.device) else (False,):
+        for dropout in 0., .1:
+            torch.manual_seed(0)
+            nets = {"ours": create_autoencoder(preset="small", dropout=dropout), "nn.TransformerEncoder": Rival("small", dropout)}
+            runs = {name: pass_of(net.to(args.device).train(), images, half) for name, net in nets.items()}
+            seconds = time_side_by_side(runs, args.repeats, 2, args.device)
+            ratios = [theirs / ours for ours, theirs in zip(*seconds.values())]
+            for name, net in nets.items():
+                rows.append({"precision": "bfloat16" if half else "float32", "dropout": dropout, "net": name, "parameters": sum(p.numel() for p in net.parameters()), "milliseconds": round(1000 * statistics.median(seconds[name]), 1),
+                             "peak_mib": round(peak_memory(runs[name], args.device) / 2**20, 1), "ours is faster by": round(statistics.median(ratios), 3), "of rounds": sum(r > 1 for r in ratios), "rounds": len(ratios)})
+    return rows
+
+
+def matrix_rate(args: argparse.Namespace, half: bool) -> float:
+    "Multiplications and additions a second."
+    n = 8192 if args.device == "cuda" else 1024
+    a = torch.randn(n, n, device=args.device, dtype=torch.bfloat16 if half else torch.float32)
+    return 2 * n**3 / statistics.median(time_side_by_side({"product": lambda: a @ a}, 10, 3, args.device)["product"])
+
+
+def operations(net: nn.Module, images: Tensor) -> int:
+    "Of forward and backward. The fused kernel is off, so that its products are seen on every device."
+    for module in net.modules():
+        if hasattr(module, "use_flash_attention"): module.use_flash_attention = False
+    with FlopCounterMode(display=False) as counter: pass_of(net, images, False)()
+    for module in net.modules():
+        if hasattr(module, "use_flash_attention"): module.use_flash_attention = True
+    return counter.get_total_flops()
+
+
+def step_of(net: nn.Module, images: Tensor, half: bool) -> Callable[[], None]:
+    "Forward, backward and AdamW."
+    optimizer, both = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True), pass_of(net, images, half)
+    def run() -> None:
+        both()
+        optimizer.step()
+    return run
+
+
+def presets(args: argparse.Namespace) -> list[dict]:
+    "A training step of each."
+    rows, half = [], has_bfloat16(args.device)
+    rate = matrix_rate(args, half)
+    for preset in args.presets:
+        for size in SIZES:
+            torch.manual_seed(0)
+            net = create_autoencoder(size, preset).to(args.device).train()
+            batch = args.batch if args.device == "cpu" else args.gpu_batch
+            images = torch.rand(batch, 1, *size, device=args.device)
+            flops = operations(net, images[:1]) * batch
+            step = step_of(net, images, half)
+            seconds = statistics.median(time_side_by_side({"step": step}, args.repeats, 2, args.device)["step"])
+            rows.append({"preset": preset, "size": list(size), "tokens": net.encoder.read(images[:1])[0].shape[1], "parameters": sum(p.numel() for p in net.parameters()), "batch": batch, "precision": "bfloat16" if half else "float32",
+                         "images_per_second": round(batch / seconds, 2), "peak_mib": round(peak_memory(step, args.device) / 2**20), "gflop_per_image": round(flops / batch / 1e9, 2), "utilisation": round(flops / seconds / rate, 3), "matrix_gflops": round(rate / 1e9, 1)})
+            print(rows[-1], flush=True)
+            del net, images, step
+            gc.collect()
+    return rows
+
+
+def standing(net: nn.Module) -> int:
+    "Bytes of weights, gradients and the two averages of AdamW."
+    return 4 * 4 * sum(p.numel() for p in net.parameters())
+
+
+def fits_computed(preset: str, size: tuple[int, int], checkpointing: bool, args: argparse.Namespace) -> int:
+    "The batch at which standing memory and a straight line through two measured steps reach 8 GB."
+    torch.manual_seed(0)
+    net = create_autoencoder(size, preset, use_gradient_checkpointing=checkpointing).train()
+    peak = []
+    for batch in 1, 3:
+        images = torch.rand(batch, 1, *size)
+        run = pass_of(net, images, False)
+        run()
+        net.zero_grad(set_to_none=True)
+        peak.append(peak_memory(run) + images.nbytes)
+    slope = (peak[1] - peak[0]) / 2
+    gradients = 4 * sum(p.numel() for p in net.parameters()) # measured with the step, and in `standing` already
+    return int((GIGABYTES - standing(net) - (peak[0] - slope - gradients)) // slope)
+
+
+def fits_measured(preset: str, size: tuple[int, int], checkpointing: bool, args: argparse.Namespace) -> int:
+    "By trying, on a card that lends no more than 8 GB."
+    half = has_bfloat16("cuda")
+    def works(batch: int) -> bool:
+        net = step = images = None
+        try:
+            net = create_autoencoder(size, preset, use_gradient_checkpointing=checkpointing).cuda().train()
+            images = torch.rand(batch, 1, *size, device="cuda")
+            step = step_of(net, images, half)
+            for _ in range(2): step()
+            torch.cuda.synchronize()
+            return True
+        except torch.cuda.OutOfMemoryError: return False
+        finally:
+            del net, step, images
+            gc.collect()
+            torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(GIGABYTES / torch.cuda.get_device_properties(0).total_memory)
+    low, high = 0, 1
+    while works(high): low, high = high, 2 * high
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        low, high = (middle, high) if works(middle) else (low, middle)
+    torch.cuda.set_per_process_memory_fraction(1.)
+    return low
+
+
+def eight_gb(args: argparse.Namespace) -> list[dict]:
+    "Largest batches."
+    rows, fits = [], fits_measured if args.device == "cuda" else fits_computed
+    for preset in args.presets:
+        for size in SIZES[:1] if args.device == "cpu" else SIZES:
+            row = {"preset": preset, "size": list(size), "found": "measured" if args.device == "cuda" else "computed"}
+            for name, checkpointing in ("batch", False), ("batch with checkpointing", True): row[name] = fits(preset, size, checkpointing, args)
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=("rival", "presets", "eight_gb"), default=["rival", "presets", "eight_gb"])
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=None, help="all on a GPU; tiny, small and medium on a CPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=8, help="images in a step on a CPU, and for the rival")
+    parser.add_argument("--gpu_batch", type=int, default=64, help="images in a step of `presets` on a GPU")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds that count")
+    args = parser.parse_args()
+    args.presets = args.presets or (list(PRESETS) if args.device == "cuda" else ["tiny", "small", "medium"])
+    if args.device == "cuda": torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    import json
+
+    name = "autoencoder" if args.device == "cpu" else "autoencoder_cuda"
+    path = RESULTS / f"{name}.json"
+    results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    for part in args.parts:
+        start = time.perf_counter()
+        results[part] = {"rival": rival, "presets": presets, "eight_gb": eight_gb}[part](args)
+        print(f"\n{part}, {time.perf_counter() - start:.0f} s\n{table(results[part])}", flush=True)
+        more = {"driver": torch.cuda.get_device_properties(0).name, "cuda": torch.version.cuda} if args.device == "cuda" else {}
+        save(name, results, batch=args.batch, repeats=args.repeats, **more)
+
+
+if __name__ == "__main__": main()
