@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Reconstructor', 'save_picture', 'picture_names', 'write_reconstructions', 'ReconstructConfig', 'main']
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #fde52e23
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #9dd16776
 import json
 import sys
 from collections import Counter
@@ -24,7 +24,7 @@ from .train import image_figures
 from ..toolkit.errors import CheckpointError, DataError
 from ..unet1d.sample import complain, written_beside
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #b2281113
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #e2713d80
 class Reconstructor(BatchReader):
     "A trained autoencoder that copies images."
     def stream(self,
@@ -50,7 +50,7 @@ class Reconstructor(BatchReader):
         "The copies of all images, in their order."
         return [copy for _, _, copy, _ in sorted(self.stream(images, batch_size, progress), key=lambda found: found[0])]
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #a7856e08
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #ed1f5db1
 def save_picture(
     image: Tensor, # (1, h, w), 0 is black and 1 is white
     path: str | Path, # a .png file
@@ -59,19 +59,16 @@ def save_picture(
     pixels = (image[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     with written_beside(path) as new: Image.fromarray(pixels).save(new, format="PNG")
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #0799048e
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #7b0dff18
 def picture_names(
-    names: Sequence[str], # of images, with / between folders
+    names: Sequence[str], # of images, all different, with / between folders
 ) -> list[str]: # of .png files, all different
-    "A name for each copy. Raises ValueError where even whole names are not enough."
-    bare = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
-    times = Counter(bare)
-    found = [short if times[short] == 1 else f"{name}.png" for name, short in zip(names, bare)]
-    twice = [name for name, count in Counter(found).items() if count > 1]
-    if twice: raise ValueError(f"two copies would be called {twice[0]!r}; give one of the pictures another name")
-    return found
+    "A name for each copy."
+    short, whole = [str(PurePosixPath(name).with_suffix(".png")) for name in names], [f"{name}.png" for name in names]
+    times, taken = Counter(short), set(whole)
+    return [b if times[a] > 1 or a in taken else a for a, b in zip(short, whole)]
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #2a0c97d1
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #e2178d0a
 FIGURES = "figures.json" # of the copies in a folder
 
 def write_reconstructions(
@@ -95,7 +92,7 @@ def write_reconstructions(
     with written_beside(folder / FIGURES) as new: new.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return report
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #c9ed8b68
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #6a170d2c
 @dataclass
 class ReconstructConfig(SourceConfig):
     "Copy images through a trained autoencoder: a PNG for each, and figures.json with MSE, L1 and SSIM."
@@ -111,7 +108,7 @@ class ReconstructConfig(SourceConfig):
     device: Literal["auto", "cpu"] = "auto" # auto takes a GPU where there is one
     progress: bool = True # show a progress bar
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #1a1bc9e8
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #7e85846b
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
@@ -129,5 +126,5 @@ def main(
     print(f"{len(source.names):,} images in {c.output_dir}: {told}")
     return 0
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #c835db13
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #21d44f14
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -9,7 +9,7 @@ __all__ = ['RECONSTRUCTIONS', 'image_means', 'bell', 'ssim', 'image_figures', 'R
            'fitting_batch_size', 'trial_steps', 'out_of_memory_message', 'fit_into_memory', 'seconds_per_batch', 'plan',
            'earlier_run', 'settle', 'prepare', 'Trained', 'save_reconstructions', 'train', 'main']
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #60453bd1
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #f90901ec
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +37,7 @@ from ..toolkit.training import Engine, Trainer, TrainingConfig, changeable, chec
 from ..unet1d.sample import complain, written_beside
 from ..unet1d.train import also, check_memory, make_adamw
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #bc09385b
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #71db1c21
 def image_means(
     values: Tensor, # one for each pixel, (B, 1, height, width)
     pixel_mask: Tensor | None = None, # True where a column of pixels is real, (B, width); None if all are
@@ -46,7 +46,7 @@ def image_means(
     if pixel_mask is None: return values.flatten(1).mean(1)
     return values.masked_fill(~pixel_mask[:, None, None], 0.).flatten(1).sum(1) / (pixel_mask.sum(1) * values.shape[2])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #321e2e21
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #a38a1286
 def bell(
     size: int = 11, # pixels
     sigma: float = 1.5, # standard deviation, pixels
@@ -56,7 +56,7 @@ def bell(
     weights = torch.exp(-distance**2 / (2 * sigma**2))
     return weights / weights.sum()
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #861b9fa1
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b5577ece
 def ssim(
     output: Tensor, # what came out, (B, 1, height, width)
     images: Tensor, # what went in, pixels from 0 to 1, (B, 1, height, width)
@@ -80,7 +80,7 @@ def ssim(
     if inside is not None and not inside.any(1).all(): raise ValueError(f"image {int((~inside.any(1)).nonzero()[0])} of the batch is narrower than a window of {size} pixels")
     return image_means(likeness, inside)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #146efb84
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #eb4360ca
 def image_figures(
     output: Tensor, # what came out, (B, 1, height, width)
     images: Tensor, # what went in, (B, 1, height, width)
@@ -92,7 +92,7 @@ def image_figures(
     narrowest = images.shape[3] if pixel_mask is None else int(pixel_mask.sum(1).min())
     return found | ({"ssim": ssim(output, images, pixel_mask)} if min(images.shape[2], narrowest) >= 11 else {})
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e692ce58
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #fecf067b
 class ReconstructionLoss:
     "The loss for the Trainer: the mean difference of each image, summed over images."
     def __init__(self,
@@ -110,7 +110,7 @@ class ReconstructionLoss:
         difference = output.float() - batch.images
         return image_means(difference.square() if self.kind == "mse" else difference.abs(), batch.pixel_mask).sum(), len(batch.images)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #09f850cc
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #9a76fce3
 def held_out_figures(
     batches: Iterable[ImageBatch], # always the same
     kind: Literal["mse", "l1"] = "mse", # which of them is the loss
@@ -130,7 +130,7 @@ def held_out_figures(
         return {"valid_loss": means[kind]} | means
     return evaluate
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7f57301f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #6472437c
 def draw_reconstructions(
     images: Sequence[Tensor] | Tensor, # originals, (1, height, width) each, sizes may differ
     reconstructions: Sequence[Tensor] | Tensor, # copies, of the same sizes
@@ -140,7 +140,7 @@ def draw_reconstructions(
     "Originals, copies, and where they differ; a difference is drawn darker (too dark) or brighter (too bright) than grey."
     import matplotlib.pyplot as plt
     if len(images) != len(reconstructions) or not len(images): raise ValueError(f"{len(images)} images and {len(reconstructions)} reconstructions, expected as many of either, and one at least")
-    pairs = [(x.detach().float().cpu()[0], y.detach().float().cpu()[0]) for x, y in zip(images[:most], reconstructions[:most])]
+    pairs = [(x.detach().float().cpu()[0].numpy(), y.detach().float().cpu()[0].numpy()) for x, y in zip(images[:most], reconstructions[:most])]
     wide = max(x.shape[1] / x.shape[0] for x, _ in pairs) > 2
     shape = (len(pairs), 3) if wide else (3, len(pairs))
     inches = (9, .5 + len(pairs) * .95) if wide else (max(3.2, 1.15 * len(pairs) + .3), 3.9)
@@ -155,7 +155,7 @@ def draw_reconstructions(
     if title: figure.suptitle(title, fontsize=11)
     return figure
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #5b73504f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #4f3944a8
 @dataclass
 class DataSettings:
     "Images to train on, and images that are held out."
@@ -170,12 +170,12 @@ class DataSettings:
     valid_split: Literal["random", "last"] = "random" # which: any of them, or the last by name, for the frames of a film
     data_seed: int = 0 # of the drops and of what is held out; not the seed of training
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #00148c78
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #904b8a56
 @dataclass
 class TrainConfig(DataSettings, ModelSettings, TrainingConfig):
     "Train an autoencoder, and write a checkpoint that `embed`, `reconstruct` and `Embedder.load` read."
     loss: Literal["mse", "l1"] = "mse" # squared or absolute differences of pixels
-    batch_size: Annotated[int, also("--batch")] = 32 # images in a step (and process), or in a part of one
+    batch_size: Annotated[int, also("--batch")] = 16 # images in a step (and process), or in a part of one
     auto_batch_size: bool = changeable(False) # halve batch_size until it fits into memory, and take as many parts to a step as that takes
     compile: bool = changeable(False) # torch.compile; the first step takes long, the others less
     num_workers: int = changeable(0) # processes that read files ahead
@@ -196,7 +196,7 @@ class TrainConfig(DataSettings, ModelSettings, TrainingConfig):
         kind = [self.model_type] + [self.tokens] * (self.model_type == "transformer") + [self.preset]
         return Path(self.output_dir, "-".join(kind) if self.exp_name is None else self.exp_name)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #38ff721d
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e3477aa8
 def decide(
     config: TrainConfig, # with None where something else decides
     batches: int | None = None, # in an epoch, where it is known
@@ -209,7 +209,7 @@ def decide(
     warmup = int(min(200, planned / 20, (config.max_steps or inf) / 20)) if config.warmup_steps is None else config.warmup_steps
     return replace(config, learning_rate=rate, warmup_steps=warmup)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #edf4876d
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #238224f0
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -231,7 +231,7 @@ def check_train_config(
     need(config.mixed_precision != "fp16" or torch.cuda.is_available(), "mixed_precision", "no or bf16: fp16 needs a GPU")
     check_settings(decide(config))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #63bcf77d
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b707cd26
 class Part(Dataset):
     "Some of the images of a data set."
     def __init__(self,
@@ -245,7 +245,7 @@ class Part(Dataset):
 
     def __getitem__(self, item: int) -> Tensor: return self.dataset[self.items[item]]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #aba1beeb
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #74860c6d
 def split_items(
     count: int, # images there are
     config: TrainConfig, # valid_share, valid_split, data_seed, data_path
@@ -256,14 +256,14 @@ def split_items(
     order = list(range(count)) if config.valid_split == "last" else torch.randperm(count, generator=torch.Generator().manual_seed(config.data_seed)).tolist()
     return sorted(order[:count - held]), sorted(order[count - held:])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d1ba787d
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #9831e857
 def other_seed(
     seed: int, # from 0
 ) -> int: # another one, that nobody would think of
     "For what must not be what `seed` gives."
     return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #20b84b7f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b205ae87
 @dataclass
 class TrainData:
     "Images for a run."
@@ -276,7 +276,7 @@ class TrainData:
         widths = getattr(self.train, "widths", None)
         return max(widths) if widths else self.train[0].shape[2]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #c21e89e6
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #53c7f089
 def read_data(
     config: TrainConfig, # data_path and what belongs to it, input_size
 ) -> TrainData:
@@ -292,7 +292,7 @@ def read_data(
     train, valid = split_items(len(found), c)
     return TrainData(Part(found, train), Part(found, valid), skipped)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #0ed86fc5
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7d6d752a
 class LoadedBatches(ImageBatches):
     "`ImageBatches`, read ahead by other processes; the same batches."
     def __init__(self, *args: Any, num_workers: int = 0, **settings: Any): # as for `ImageBatches`, and how many processes
@@ -303,7 +303,7 @@ class LoadedBatches(ImageBatches):
         if not self.num_workers: return super().__iter__()
         return iter(DataLoader(self.dataset, batch_sampler=self.order(), collate_fn=collate_images, num_workers=self.num_workers, pin_memory=torch.cuda.is_available()))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #27c4ce3a
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e8a8dbfa
 def is_out_of_memory(
     error: BaseException, # of whatever kind
 ) -> bool:
@@ -325,7 +325,7 @@ def remedies(
         "a smaller --input_size (other images)": True}
     return [way for way, applies in ways.items() if applies]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e9d283b4
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #bbd4b7ff
 def fitting_batch_size(
     attempt: Callable[[int], Any], # works on a batch of this size, or raises an out-of-memory error
     start: int, # the size to begin with
@@ -344,7 +344,7 @@ def fitting_batch_size(
         if size: raise
         raise MemoryError("not even a batch of 1 fits") from error
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #ed25bb83
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #9afcb517
 def trial_steps(
     config: TrainConfig, # as decided
     batch_size: int, # images
@@ -359,7 +359,7 @@ def trial_steps(
         batch = ImageBatch(torch.full((batch_size, 1, config.input_size[0], width), .5), mask)
         for _ in range(steps): engine.step([batch], 0.)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #bd28646f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #de1eeba6
 def out_of_memory_message(
     config: TrainConfig, # of the run that did not fit
 ) -> str:
@@ -368,7 +368,7 @@ def out_of_memory_message(
     kept = f". Nothing is lost: {config.folder / 'last'} is whole, and --resume goes on from it with --use_gradient_checkpointing" if saved and not config.use_gradient_checkpointing else ""
     return f"out of memory with batch_size={config.batch_size}. What helps, in this order: {'; '.join(remedies(config))}{kept}"
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #599295d6
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #eb34c29d
 def fit_into_memory(
     config: TrainConfig, # as decided
     width: int, # pixels of the widest image
@@ -379,7 +379,7 @@ def fit_into_memory(
     except MemoryError as error: raise MemoryError(out_of_memory_message(replace(config, batch_size=1))) from error
     return replace(config, batch_size=size, gradient_accumulation_steps=config.gradient_accumulation_steps * ceil(config.batch_size / size))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #32ab083a
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #512693f2
 def seconds_per_batch(
     config: TrainConfig, # loss, mixed_precision, device
     model: nn.Module, # is left as it was
@@ -401,7 +401,7 @@ def seconds_per_batch(
     model.zero_grad(set_to_none=True)
     return sum(seconds[1:] or seconds) / len(seconds[1:] or seconds) # the first warms up
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7f4f37d5
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #af4858fb
 def plan(
     config: TrainConfig, # max_minutes, max_steps
     model: nn.Module, # to time
@@ -412,7 +412,7 @@ def plan(
     fit = steps_that_fit(config.max_minutes, seconds_per_batch(config, model, batches), config.gradient_accumulation_steps)
     return replace(config, max_steps=fit) if fit < config.num_epochs * ceil(len(batches) / config.gradient_accumulation_steps) else config
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e59d4a88
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #ff55a735
 def earlier_run(
     config: TrainConfig, # resume, folder, model_type, tokens, preset
 ) -> dict[str, Any]: # its configuration; empty where there is nothing to resume
@@ -423,7 +423,7 @@ def earlier_run(
         if found.get(name) != getattr(config, name): raise CheckpointError(f"is of a run with {name} {found.get(name)!r}, and this one has {getattr(config, name)!r}", config.folder / "last")
     return found
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #74a56d7f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #773fc62d
 def settle(
     config: TrainConfig, # as given
     data: TrainData, # of the run
@@ -443,7 +443,7 @@ def settle(
     if not earlier: config = plan(config, model, batches)
     return decide(replace(config, warmup_steps=warmup), len(batches)), model, batches
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e4fe96be
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #056c9469
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, TrainData]: # ready for `fit`, and its images
@@ -458,7 +458,7 @@ def prepare(
     evaluate = held_out_figures(ImageBatches(data.valid, config.batch_size, shuffle=False), config.loss, config.mixed_precision)
     return Trainer(model, config, batches, ReconstructionLoss(config.loss), evaluate=evaluate, optimizer=make_adamw(model, config)), data
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #76f67104
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #97615392
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -481,7 +481,7 @@ class Trained:
         images = [self.data.valid[i] for i in range(min(most, len(self.data.valid)))]
         return images, [self.model(image[None])[0][0] for image in images]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #40073ca2
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #bf032e40
 RECONSTRUCTIONS = "reconstructions.png" # in a run's folder
 
 def save_reconstructions(
@@ -496,7 +496,7 @@ def save_reconstructions(
         with written_beside(path) as new: figure.savefig(new, dpi=150, format="png")
     finally: plt.close(figure)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d2d845c5
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #6cec3e1e
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
@@ -514,7 +514,7 @@ def train(
     if trainer.folder is not None and trainer.is_main: save_reconstructions(done, trainer.folder / RECONSTRUCTIONS)
     return done
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2c2eeb65
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #949b3ab5
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input or too little memory; 130 when interrupted
@@ -529,5 +529,5 @@ def main(
     print(f"{len(done.data.train):,} images, {done.seconds:.0f} s; {len(done.data.valid):,} held out: {told}" + (f"; best checkpoint in {config.folder / 'best'}" if config.folder else ""))
     return 0
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d8d6d61c
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #59846c34
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
