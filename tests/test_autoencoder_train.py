@@ -174,22 +174,22 @@ def test_what_the_command_says(tmp_path, capsys, pictures):
     code, out, err = said(capsys, main, *FLAGS, "--output-dir", tmp_path, "--data_path", pictures, "--own-widths", "--valid_split", "last", "--valid-share", ".4")
     assert code == 0 and out.startswith("3 images, ") and "2 held out: MSE " in out and out.count("\n") == 1 and not err
     assert (tmp_path / "transformer-patch-tiny/reconstructions.png").exists()
-    code, out, err = said(capsys, main, *FLAGS, "--output-dir", tmp_path, "--preset", "huge")
+    code, _, err = said(capsys, main, *FLAGS, "--output-dir", tmp_path, "--preset", "huge")
     assert code == 2 and err == "error: preset is 'huge', expected one of tiny, small, medium, large, xlarge\n"
-    code, out, err = said(capsys, main, *FLAGS, "--output-dir", tmp_path, "--resume", "--exp-name", "transformer-patch-tiny", "--model-type", "cnn")
+    code, _, err = said(capsys, main, *FLAGS, "--output-dir", tmp_path, "--resume", "--exp-name", "transformer-patch-tiny", "--model-type", "cnn")
     assert code == 2 and "is of a run with model_type 'transformer', and this one has 'cnn'" in err
 
 
 def test_bad_files(tmp_path, capsys, pictures):
     for name in "bad 1.png", "more/bad 2.jpg": (pictures / name).write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     flags = [*FLAGS, "--output_dir", tmp_path / "runs", "--data_path", pictures]
-    code, out, err = said(capsys, main, *flags)
+    code, _, err = said(capsys, main, *flags)
     assert code == 2 and "bad 1.png" in err and "bad 2.jpg" in err and "skip_bad_files" in err and not (tmp_path / "runs").exists()
     code, out, err = said(capsys, main, *flags, "--skip_bad_files")
     assert code == 0 and out.count("left out: ") == 2 and "bad 1.png" in out and "\n4 images, " in out
     for command, target in (embed_main, "--output"), (reconstruct_main, "--output_dir"):
         rest = ["--ckpt", tmp_path / "runs/transformer-patch-tiny", "--data_path", pictures, target, tmp_path / "results.npy", "--no-progress"]
-        code, out, err = said(capsys, command, *rest)
+        code, _, err = said(capsys, command, *rest)
         assert code == 2 and "bad 1.png" in err and "bad 2.jpg" in err and not (tmp_path / "results.npy").exists()
         code, out, err = said(capsys, command, *rest[:4], target, tmp_path / f"{command.__module__}.npy", "--no-progress", "--skip-bad-files")
         assert code == 0 and out.count("left out: ") == 2 and "\n5 images" in out
@@ -217,7 +217,7 @@ def test_held_out_images_are_others(pictures):
 
 def test_real_pictures(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    code, out, err = said(capsys, main, *FLAGS, "--data_path", "real")
+    code, _, err = said(capsys, main, *FLAGS, "--data_path", "real")
     assert code == 2 and "stage_modules[images]" in err
     monkeypatch.undo()
     pytest.importorskip("skimage")
@@ -254,7 +254,7 @@ def room_for_two(monkeypatch):
 
 
 def test_out_of_memory_says_what_helps(room_for_two, capsys):
-    code, out, err = said(capsys, main, *FLAGS, "--output_dir", "None")
+    code, _, err = said(capsys, main, *FLAGS, "--output_dir", "None")
     assert code == 2 and err.count("\n") == 1
     ways = ["--auto_batch_size, or by hand --batch_size 4 --gradient_accumulation_steps 2", "--use_gradient_checkpointing", "--mixed_precision bf16", "--patch_size 16", "a smaller --input_size"]
     places = [err.index(way) for way in ways]
@@ -278,10 +278,10 @@ def test_memory_that_ends_in_the_middle_loses_nothing(tmp_path, monkeypatch, cap
         return step(self, *args)
     ends.left = 8
     monkeypatch.setattr(training.Engine, "step", ends)
-    code, out, err = said(capsys, main, *flags)
+    code, _, err = said(capsys, main, *flags)
     assert code == 2 and "Nothing is lost" in err and "--use_gradient_checkpointing" in err
     monkeypatch.undo()
-    code, out, err = said(capsys, main, *flags, "--resume", "--use_gradient_checkpointing")
+    code, _, err = said(capsys, main, *flags, "--resume", "--use_gradient_checkpointing")
     assert code == 0, err
     assert load_checkpoint(tmp_path / "run/last", with_state=True).state["progress"]["step"] == 18
 
@@ -353,8 +353,9 @@ print(code, int(lines[0][1]) / 2**10 if lines else resource.getrusage(resource.R
 """
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(run, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     "With images kept, 1,100 more of 96 x 96 float32 are 40 MB."
+    run = train(config(patch_size=48, input_size=(96, 96), images=8, num_epochs=1, output_dir=str(tmp_path), exp_name="run")).config.folder # four tokens: fast
     one = (255 * draw_drops((96, 96), 1).frames[0, 0, 0].numpy()).astype(np.uint8)
     peaks = {}
     for count in 100, 1200:
@@ -371,7 +372,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(run, tmp_path):
 
 def test_the_table_has_the_order_of_the_names(run, tmp_path, capsys, pictures):
     output = tmp_path / "table.npy"
-    code, out, err = said(capsys, embed_main, "--ckpt", run, "--data-path", pictures, "--own_widths", "--output", output, "--batch_size", "2", "--no-progress")
+    code, _, err = said(capsys, embed_main, "--ckpt", run, "--data-path", pictures, "--own_widths", "--output", output, "--batch_size", "2", "--no-progress")
     assert code == 0, err
     with open(output.with_suffix(".csv"), newline="", encoding="utf-8") as file: rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["a.png", "b.jpg", "c.npy", "d, \"e\".png", "more/a.tif"] and [int(row["row"]) for row in rows] == [0, 1, 2, 3, 4]
@@ -383,7 +384,7 @@ def test_the_table_has_the_order_of_the_names(run, tmp_path, capsys, pictures):
 
 def test_drops_come_with_their_truth(run, tmp_path, capsys):
     output = tmp_path / "drops.npy"
-    code, out, err = said(capsys, embed_main, "--ckpt", run, "--images", 7, "--seed", 3, "--output", output, "--no-progress")
+    code, _, _ = said(capsys, embed_main, "--ckpt", run, "--images", 7, "--seed", 3, "--output", output, "--no-progress")
     with open(output.with_suffix(".csv"), newline="", encoding="utf-8") as file: rows = list(csv.DictReader(file))
     drops = DropImages(7, (24, 24), seed=3)
     assert code == 0 and [float(row["radius"]) for row in rows] == drops.radius.tolist() and [float(row["speed"]) for row in rows] == drops.speed.tolist()
@@ -394,11 +395,11 @@ def test_nothing_takes_the_place_of_a_picture(run, capsys, pictures, command, ta
     before = {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()}
     rest = ["--ckpt", run, "--no-progress", "--overwrite", target]
     inside = pictures / "c.npy" if command is embed_main else pictures
-    code, out, err = said(capsys, command, *rest, inside, "--data_path", pictures)
+    code, _, err = said(capsys, command, *rest, inside, "--data_path", pictures)
     assert code == 2 and "never overwritten" in err
-    code, out, err = said(capsys, command, *rest, pictures / ("new.npy" if command is embed_main else "new"), "--data_path", pictures)
+    code, _, err = said(capsys, command, *rest, pictures / ("new.npy" if command is embed_main else "new"), "--data_path", pictures)
     assert code == 2 and "searched for pictures" in err
-    code, out, err = said(capsys, command, *rest, inside, "--data_path", pictures / ("c.npy" if command is embed_main else "a.png"))
+    code, _, err = said(capsys, command, *rest, inside, "--data_path", pictures / ("c.npy" if command is embed_main else "a.png"))
     assert code == 2 and "never overwritten" in err
     assert {path: path.read_bytes() for path in pictures.rglob("*") if path.is_file()} == before
 
@@ -413,7 +414,7 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path, capsys, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("stage_modules.autoencoder.embed.write_rows", full)
-    code, out, err = said(capsys, embed_main, *flags, "--overwrite", "--seed", 9)
+    code, _, err = said(capsys, embed_main, *flags, "--overwrite", "--seed", 9)
     assert code == 2 and "No space left" in err and (output.read_bytes(), output.with_suffix(".csv").read_bytes()) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.npy"]
 
@@ -443,7 +444,7 @@ def test_copies_have_names_of_their_own(names):
 
 
 def test_a_folder_of_copies(run, tmp_path, capsys, pictures):
-    code, out, err = said(capsys, reconstruct_main, "--ckpt", run, "--data_path", pictures, "--own-widths", "--output_dir", tmp_path / "copies", "--batch_size", 2, "--no-progress")
+    code, _, err = said(capsys, reconstruct_main, "--ckpt", run, "--data_path", pictures, "--own-widths", "--output_dir", tmp_path / "copies", "--batch_size", 2, "--no-progress")
     assert code == 0, err
     report = json.loads((tmp_path / "copies/figures.json").read_text(encoding="utf-8"))
     assert sorted(row["file"] for row in report["images"]) == ["a.png", "b.png", "c.png", "d, \"e\".png", "more/a.png"]
@@ -460,5 +461,5 @@ def test_a_model_for_one_size_says_which(tmp_path, capsys, pictures):
     train(config(tokens="single", patch_size=None, output_dir=str(tmp_path), exp_name="single"))
     code, out, err = said(capsys, reconstruct_main, "--ckpt", tmp_path / "single", "--data_path", pictures, "--output_dir", tmp_path / "copies", "--no-progress")
     assert code == 0 and out.startswith("5 images"), err
-    code, out, err = said(capsys, embed_main, "--ckpt", tmp_path / "single", "--data_path", pictures, "--size", 24, 32, "--output", tmp_path / "x.npy", "--no-progress")
+    code, _, err = said(capsys, embed_main, "--ckpt", tmp_path / "single", "--data_path", pictures, "--size", 24, 32, "--output", tmp_path / "x.npy", "--no-progress")
     assert code == 2 and "(24, 24)" in err and "tokens='patch' takes any size" in err and not (tmp_path / "x.npy").exists()

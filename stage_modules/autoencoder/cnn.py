@@ -8,7 +8,7 @@ __all__ = ['smaller', 'larger', 'coarse_mask', 'hide', 'PixelNorm', 'ConvBlock',
            'count_parameters', 'scaled_channels', 'cnn_for_budget', 'ModelSettings', 'fill_model_settings',
            'build_model']
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ef33f54a
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ebd123cf
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from .model import AutoencoderSettings, Autoencoder_Transformer, check_settings,
 from .patches import MIDDLE, SPREAD, ExpandByPlace, PoolByPlace, stretch_pixels
 from ..toolkit.errors import check_shape
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #e14b686d
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #3e9dfe99
 def smaller(
     inputs: int, # channels that come
     outputs: int, # channels that leave
@@ -33,7 +33,7 @@ def smaller(
     "A strided convolution whose kernels overlap."
     return nn.Conv2d(inputs, outputs, 2 * stride - 1, stride, stride - 1)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #af3cff48
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b69ed7d6
 def larger(
     inputs: int, # channels that come
     outputs: int, # channels that leave
@@ -42,7 +42,7 @@ def larger(
     "A transposed convolution in which every output pixel has two inputs along each side."
     return nn.ConvTranspose2d(inputs, outputs, 2 * stride, stride, stride // 2)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #58596ab1
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ce02b9ae
 def coarse_mask(
     mask: Tensor | None, # True where a column is real, (B, w); None if all are
     stride: int, # columns that become one
@@ -58,7 +58,7 @@ def hide(
     "What a convolution may look at."
     return x if mask is None else x.masked_fill(~mask[:, None, None], 0.)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #83293a49
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #fcfe8919
 class PixelNorm(nn.LayerNorm):
     "LayerNorm over the channels of each pixel on its own (Ba et al. 2016; in a CNN: Liu et al. 2022, section 2.6)."
     def forward(self,
@@ -67,7 +67,7 @@ class PixelNorm(nn.LayerNorm):
         "Nothing goes from one pixel to another."
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #00b13a28
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #45664d53
 class ConvBlock(nn.Module):
     "A convolution beside a short cut, norm and GELU first."
     def __init__(self,
@@ -83,7 +83,7 @@ class ConvBlock(nn.Module):
         "Looks at real columns alone; what it writes at others means nothing."
         return x + self.conv(hide(F.gelu(self.norm(x)), mask))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b7e6f988
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b7ce270e
 class DownLevel(nn.Module):
     "A strided convolution, then blocks."
     def __init__(self,
@@ -104,7 +104,7 @@ class DownLevel(nn.Module):
         for block in self.blocks: x = block(x, mask)
         return x, mask
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #3240ec6f
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #279cd1b1
 class UpLevel(nn.Module):
     "Blocks, then a transposed convolution."
     def __init__(self,
@@ -125,7 +125,7 @@ class UpLevel(nn.Module):
         for block in self.blocks: x = block(x, mask)
         return self.conv(hide(F.gelu(self.norm(x)), mask))[..., :size[0], :size[1]]
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #324174a2
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #dd5cfa91
 def run_level(
     level: nn.Module, # DownLevel or UpLevel
     *inputs: Any, # of it
@@ -135,7 +135,7 @@ def run_level(
     if use_gradient_checkpointing and level.training and torch.is_grad_enabled(): return checkpoint(level, *inputs, use_reentrant=False)
     return level(*inputs)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #4fe6b142
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ed0a88a5
 class DownLevels(nn.Module):
     "Levels down and a norm: what stands at each place of the coarsest level."
     def __init__(self,
@@ -157,7 +157,7 @@ class DownLevels(nn.Module):
         for level in self.levels: x, mask = run_level(level, x, mask, use_gradient_checkpointing=self.use_gradient_checkpointing)
         return self.norm(x), mask
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #14f59555
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #56ee6545
 class Encoder_CNN(nn.Module):
     "Levels down, places to latent."
     def __init__(self,
@@ -179,7 +179,7 @@ class Encoder_CNN(nn.Module):
         key_mask = None if mask is None else mask.repeat(1, x.shape[2]) # row after row
         return self.pool(x.flatten(2).transpose(1, 2), key_mask, tuple(images.shape[-2:]))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #9284d891
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #29f91497
 class Decoder_CNN(nn.Module):
     "Latent to places, levels up."
     def __init__(self,
@@ -208,7 +208,7 @@ class Decoder_CNN(nn.Module):
             x = run_level(level, x, finer, mask, use_gradient_checkpointing=self.use_gradient_checkpointing)
         return hide(MIDDLE + SPREAD * x, pixel_mask)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #78e8a42c
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #4bea9804
 def check_images(
     x: Tensor, # should be (B, 1, height, width), floating-point
     pixel_mask: Tensor | None = None, # should be boolean, (B, width)
@@ -221,7 +221,7 @@ def check_images(
     check_shape(pixel_mask, "pixel_mask", "B width", **sizes)
     if pixel_mask.dtype != torch.bool: raise TypeError(f"pixel_mask is {pixel_mask.dtype}, expected torch.bool: True where a column of pixels is real")
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #d96723a8
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f78bdfd2
 def check_layers(
     embedding_dim: int, # Z
     channels: Sequence[int], # of each level
@@ -237,7 +237,7 @@ def check_layers(
     need(len(strides) == len(channels) and all(s % 2 == 0 and 2 <= s <= 16 for s in strides), "strides", strides, f"{len(channels)} even numbers from 2 to 16, one for each level")
     need(0 <= depth <= 64, "depth", depth, "0 to 64")
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b6dc4393
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b2bd62b4
 class CNNSides(nn.Module):
     "An encoder and a decoder, with what they were built from."
     def __init__(self,
@@ -258,7 +258,7 @@ class CNNSides(nn.Module):
         "What builds this model again."
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self.config.items()}
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #12cf8e03
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #dddf3a66
 class Autoencoder_CNN(CNNSides):
     "An encoder from images to a vector and a decoder back, both made of convolutions; used as `Autoencoder_Transformer` is."
     def forward(self,
@@ -286,7 +286,7 @@ class Autoencoder_CNN(CNNSides):
         check_shape(z, "z", "B Z", Z=self.config["embedding_dim"])
         return self.decoder(z, tuple(size or self.config["input_size"]), pixel_mask)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #702da792
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #642715b3
 def count_parameters(
     model: nn.Module, # on any device
 ) -> int:
@@ -301,7 +301,7 @@ def scaled_channels(
     channels = [max(1, round(width * 2**i)) for i in range(levels)]
     return (*channels[:-1], max(4, 4 * round(channels[-1] / 4)))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b1b271c4
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f0ea2d09
 def cnn_for_budget(
     parameters: int, # how many it should have
     embedding_dim: int, # features of the latent, Z
@@ -320,7 +320,7 @@ def cnn_for_budget(
     nearest = min(above - 1, above, key=lambda step: abs(count(step) - parameters))
     return Autoencoder_CNN(embedding_dim, channels=channels(nearest), **layers)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #e2c71704
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #1bd47240
 @dataclass
 class ModelSettings(AutoencoderSettings):
     "What has to be known to build either kind of autoencoder."
@@ -329,7 +329,7 @@ class ModelSettings(AutoencoderSettings):
     strides: tuple[int, ...] = (4, 2, 2) # of a CNN's levels
     depth: int = 1 # blocks in each of a CNN's levels
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f9c5dc66
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #80efc06a
 def fill_model_settings(
     settings: ModelSettings, # as given
 ) -> ModelSettings: # of the same class, with a number in place of every None that means something
@@ -347,7 +347,7 @@ def fill_model_settings(
     check_layers(filled.latent, filled.channels, filled.strides, filled.depth)
     return filled
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #422a673d
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #64cfd1d2
 def build_model(
     settings: ModelSettings, # filled or not
 ) -> Autoencoder_Transformer | Autoencoder_CNN: # with fresh weights

@@ -6,7 +6,7 @@
 __all__ = ['settings_from', 'model_from', 'load_autoencoder', 'image_items', 'BatchReader', 'Embedder', 'write_rows',
            'SourceConfig', 'ImageSource', 'find_images', 'check_targets', 'write_embeddings', 'EmbedConfig', 'main']
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #51b99b98
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #fd2c3967
 import csv
 import sys
 import warnings
@@ -30,7 +30,7 @@ from ..toolkit.checkpoints import fill_model, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..unet1d.sample import check_output, complain, written_beside
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #96d5ec85
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a3d69e58
 def settings_from(
     config: dict[str, Any], # config.json, which may have more than a model's fields
     path: str | Path, # where it was read from, for messages
@@ -45,7 +45,7 @@ def settings_from(
     except (ValueError, TypeError, RuntimeError, OverflowError) as error: raise CheckpointError(f"is not of an autoencoder that can be built: {error}", path) from error
     return settings
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #027dfa43
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #ab69407d
 def model_from(
     tensors: dict[str, Tensor], # the checkpoint's, by name
     settings: ModelSettings, # from `settings_from`
@@ -62,7 +62,7 @@ def model_from(
     fill_model(model, tensors, path)
     return model.eval()
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #9c254717
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #ee8fed53
 def load_autoencoder(
     folder: str | Path, # a checkpoint, or the folder of a training run (its best checkpoint)
     device: str | torch.device = "cpu", # where to compute
@@ -76,7 +76,7 @@ def load_autoencoder(
         if value is not None and getattr(settings, name) != value: raise CheckpointError(f"is of an autoencoder with {name} {getattr(settings, name)!r}, expected {value!r}", place)
     return model_from(checkpoint.tensors, settings, place / "model.safetensors").to(device), settings
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #51ca28e2
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #7459c950
 def image_items(
     images: Any, # a data set of (1, h, w), a list of images, or one array of images
 ) -> Dataset | Sequence[Tensor] | Tensor: # with a length and items (1, h, w)
@@ -85,7 +85,7 @@ def image_items(
     if isinstance(images, (list, tuple)): return [as_images(image, f"image {i}")[0] for i, image in enumerate(images)]
     return as_images(images)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #40545636
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #0ad9d1cc
 class BatchReader:
     "A trained model that takes images batch by batch."
     def __init__(self,
@@ -119,7 +119,7 @@ class BatchReader:
                 yield rows, ImageBatch(x.to(self.device), pixel_mask if pixel_mask is None else pixel_mask.to(self.device))
                 bar.update(len(rows))
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #dab82446
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #5db5d373
 class Embedder(BatchReader):
     "A trained autoencoder that turns images into vectors."
     def stream(self,
@@ -144,7 +144,7 @@ class Embedder(BatchReader):
         order = torch.tensor([row for rows, _ in parts for row in rows])
         return torch.cat([found for _, found in parts])[order.argsort()]
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #e9e917d2
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #207283cf
 def write_rows(
     file: BinaryIO, # opened for writing, at its beginning
     shape: tuple[int, int], # rows and columns that there will be
@@ -160,7 +160,7 @@ def write_rows(
         written += len(rows)
     if written != shape[0]: raise ValueError(f"{written} rows came, expected {shape[0]}")
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #34a5ef3d
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a8c9be00
 @dataclass
 class SourceConfig:
     "Images to work on."
@@ -172,7 +172,7 @@ class SourceConfig:
     seed: int = 1 # of the drops
     skip_bad_files: bool = False # leave out files that cannot be read, instead of stopping
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #9cb82ca0
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #465ab700
 class ImageSource(NamedTuple):
     "Images with their names."
     dataset: Any # of (1, h, w)
@@ -182,7 +182,7 @@ class ImageSource(NamedTuple):
     folder: Path | None # that was searched
     skipped: dict[Path, str] # files that were left out, and why
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #fc323059
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #5674fa8d
 def find_images(
     config: SourceConfig, # where they are
     input_size: tuple[int, int], # (height, width) where the configuration gives none
@@ -202,7 +202,7 @@ def find_images(
     names = [file.relative_to(folder).as_posix() for file in found.files]
     return ImageSource(found, names, {}, found.files, None if path.is_file() else path, found.skipped)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #c1de4d1e
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #f0e4a0df
 def check_targets(
     targets: Iterable[Path], # files that are to be written
     source: ImageSource, # what is read
@@ -216,7 +216,7 @@ def check_targets(
         if searched and target.resolve().is_relative_to(searched): raise DataError(f"lies in the folder that is searched for pictures, {source.folder}; write somewhere else", target)
         if target.exists() and not overwrite: raise DataError("is there already; --overwrite replaces it", target)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #4e81b1ec
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bd1e6064
 def write_embeddings(
     embedder: Embedder, # the model
     source: ImageSource, # what to embed
@@ -238,22 +238,22 @@ def write_embeddings(
             writer.writerows([i, name, *(values[i] for values in source.labels.values())] for i, name in enumerate(source.names))
     return output, names
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #459ef29f
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bb80b234
 @dataclass
 class EmbedConfig(SourceConfig):
     "Turn images into vectors: a .npy file with a row for each, and a .csv file with their names."
-    ckpt: str = "runs/autoencoder" # folder of a checkpoint, or of a training run (its best checkpoint)
+    ckpt: str = "runs/autoencoder/transformer-patch-medium" # folder of a checkpoint, or of a training run (its best checkpoint)
     output: str = "embeddings.npy" # file for the vectors; names go beside it
     batch_size: int = 64 # images at once
-    preset: str | None = None # what the checkpoint must have; None takes any
-    tokens: Literal["patch", "single"] | None = None # the same
-    model_type: Literal["transformer", "cnn"] | None = None # the same
-    latent: int | None = None # the same
+    preset: str | None = None # stop where the checkpoint is of another preset
+    tokens: Literal["patch", "single"] | None = None # stop where the checkpoint is of the other tokenisation
+    model_type: Literal["transformer", "cnn"] | None = None # stop where the checkpoint is of the other kind
+    latent: int | None = None # stop where the checkpoint's embeddings have another size
     overwrite: bool = False # replace earlier results, never an input
     device: Literal["auto", "cpu"] = "auto" # auto takes a GPU where there is one
     progress: bool = True # show a progress bar
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a054324b
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #632e2dc6
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
@@ -271,5 +271,5 @@ def main(
     print(f"{len(source.names):,} images, {embedder.settings.latent} numbers each: {output}, names in {names}")
     return 0
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #328e3a4f
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bc2f57d3
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Reconstructor', 'save_picture', 'picture_names', 'write_reconstructions', 'ReconstructConfig', 'main']
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #9dd16776
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #87d86462
 import json
 import sys
 from collections import Counter
@@ -24,7 +24,7 @@ from .train import image_figures
 from ..toolkit.errors import CheckpointError, DataError
 from ..unet1d.sample import complain, written_beside
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #e2713d80
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #deaf5801
 class Reconstructor(BatchReader):
     "A trained autoencoder that copies images."
     def stream(self,
@@ -50,7 +50,7 @@ class Reconstructor(BatchReader):
         "The copies of all images, in their order."
         return [copy for _, _, copy, _ in sorted(self.stream(images, batch_size, progress), key=lambda found: found[0])]
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #ed1f5db1
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #485b96a8
 def save_picture(
     image: Tensor, # (1, h, w), 0 is black and 1 is white
     path: str | Path, # a .png file
@@ -59,7 +59,7 @@ def save_picture(
     pixels = (image[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     with written_beside(path) as new: Image.fromarray(pixels).save(new, format="PNG")
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #7b0dff18
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #c432fe5d
 def picture_names(
     names: Sequence[str], # of images, all different, with / between folders
 ) -> list[str]: # of .png files, all different
@@ -68,7 +68,7 @@ def picture_names(
     times, taken = Counter(short), set(whole)
     return [b if times[a] > 1 or a in taken else a for a, b in zip(short, whole)]
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #e2178d0a
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #9c01eac7
 FIGURES = "figures.json" # of the copies in a folder
 
 def write_reconstructions(
@@ -92,23 +92,23 @@ def write_reconstructions(
     with written_beside(folder / FIGURES) as new: new.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return report
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #6a170d2c
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #01bbc17c
 @dataclass
 class ReconstructConfig(SourceConfig):
     "Copy images through a trained autoencoder: a PNG for each, and figures.json with MSE, L1 and SSIM."
-    ckpt: str = "runs/autoencoder" # folder of a checkpoint, or of a training run (its best checkpoint)
+    ckpt: str = "runs/autoencoder/transformer-patch-medium" # folder of a checkpoint, or of a training run (its best checkpoint)
     output_dir: str = "reconstructed" # folder for the copies
     beside: bool = False # each file shows the original on the left and its copy on the right
     batch_size: int = 64 # images at once
-    preset: str | None = None # what the checkpoint must have; None takes any
-    tokens: Literal["patch", "single"] | None = None # the same
-    model_type: Literal["transformer", "cnn"] | None = None # the same
-    latent: int | None = None # the same
+    preset: str | None = None # stop where the checkpoint is of another preset
+    tokens: Literal["patch", "single"] | None = None # stop where the checkpoint is of the other tokenisation
+    model_type: Literal["transformer", "cnn"] | None = None # stop where the checkpoint is of the other kind
+    latent: int | None = None # stop where the checkpoint's embeddings have another size
     overwrite: bool = False # replace earlier results, never an input
     device: Literal["auto", "cpu"] = "auto" # auto takes a GPU where there is one
     progress: bool = True # show a progress bar
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #7e85846b
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #1b6b6481
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
@@ -126,5 +126,5 @@ def main(
     print(f"{len(source.names):,} images in {c.output_dir}: {told}")
     return 0
 
-# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #21d44f14
+# %% ../../nbs/stage5_autoencoder/09_reconstruct.ipynb #7b3b309d
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
