@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable
 
 import torch
+from autoencoder_ladder import driver
 from common import RESULTS, save, table
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from stage_modules.attention.cost import peak_memory, time_side_by_side
 from stage_modules.autoencoder.model import PRESETS, create_autoencoder, reconstruction_loss
+from stage_modules.autoencoder.speed import compile_blocks, has_bfloat16
 
 SIZES = ((201, 201), (152, 1280))
 GIGABYTES = 8 * 2**30
@@ -45,12 +48,6 @@ class Rival(nn.Module):
         size = tuple(x.shape[-2:])
         latent = self.pool(self.encoder(self.read(x)[0]), None, size)
         return self.write(self.decoder(self.expand(latent, size)[0]), size), None
-
-
-def has_bfloat16(device: str) -> bool:
-    "Whether there are instructions for it, without which it is emulated."
-    if device == "cuda": return torch.cuda.is_bf16_supported()
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pass_of(model: nn.Module, images: Tensor, half: bool) -> Callable[[], None]:
@@ -105,24 +102,58 @@ def step_of(net: nn.Module, images: Tensor, half: bool) -> Callable[[], None]:
     return run
 
 
+KINDS = {"matrix products": ("gemm", "nvjet", "xmma", "cutlass", "splitk"), "attention": ("flash", "fmha", "attention", "sdpa", "cudnn_generated"), "optimizer": ("adam", "multi_tensor")}
+
+
+def spent(step: Callable[[], None]) -> dict[str, float]:
+    "Shares of a step's time on a GPU by what its kernels do; `waiting` is when none ran."
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        for _ in range(3): step()
+        torch.cuda.synchronize()
+    seconds: dict[str, float] = {}
+    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    for event in events:
+        name = event.name.lower()
+        kind = next((kind for kind in ("attention", "optimizer", "matrix products") if any(word in name for word in KINDS[kind])), "everything else")
+        seconds[kind] = seconds.get(kind, 0.) + event.time_range.elapsed_us() / 1e6
+    span = (max(event.time_range.end for event in events) - min(event.time_range.start for event in events)) / 1e6
+    return {kind: round(value / span, 3) for kind, value in seconds.items()} | {"waiting": round(max(0., 1 - sum(seconds.values()) / span), 3)}
+
+
+def new_net(preset: str, size: tuple[int, int], args: argparse.Namespace, **overrides) -> nn.Module:
+    "Made where it will be."
+    torch.manual_seed(0)
+    with torch.device(args.device): return create_autoencoder(size, preset, **overrides).train()
+
+
 def presets(args: argparse.Namespace) -> list[dict]:
     "A training step of each."
-    rows, half = [], has_bfloat16(args.device)
+    rows, half, cuda = [], has_bfloat16(args.device), args.device == "cuda"
     rate = matrix_rate(args, half)
+    print(f"matrix products: {rate / 1e12:.1f} T a second", flush=True)
     for preset in args.presets:
         for size in SIZES:
-            torch.manual_seed(0)
-            net = create_autoencoder(size, preset).to(args.device).train()
-            batch = args.batch if args.device == "cpu" else args.gpu_batch
-            images = torch.rand(batch, 1, *size, device=args.device)
-            flops = operations(net, images[:1]) * batch
-            step = step_of(net, images, half)
-            seconds = statistics.median(time_side_by_side({"step": step}, args.repeats, 2, args.device)["step"])
-            rows.append({"preset": preset, "size": list(size), "tokens": net.encoder.read(images[:1])[0].shape[1], "parameters": sum(p.numel() for p in net.parameters()), "batch": batch, "precision": "bfloat16" if half else "float32",
-                         "images_per_second": round(batch / seconds, 2), "peak_mib": round(peak_memory(step, args.device) / 2**20), "gflop_per_image": round(flops / batch / 1e9, 2), "utilisation": round(flops / seconds / rate, 3), "matrix_gflops": round(rate / 1e9, 1)})
-            print(rows[-1], flush=True)
-            del net, images, step
-            gc.collect()
+            for compiled in (False, True) if cuda else (False,):
+                torch.compiler.reset()
+                net = new_net(preset, size, args)
+                tokens = net.encoder.read(torch.zeros(1, 1, *size, device=args.device))[0].shape[1]
+                batch = max(1, args.gpu_tokens // tokens) if cuda else args.batch
+                images = torch.rand(batch, 1, *size, device=args.device)
+                flops = operations(net, images[:1]) * batch
+                if compiled: compile_blocks(net)
+                step, start = step_of(net, images, half), time.perf_counter()
+                step()
+                first = time.perf_counter() - start
+                seconds = statistics.median(time_side_by_side({"step": step}, args.repeats, 2, args.device)["step"])
+                rows.append({"preset": preset, "size": list(size), "tokens": tokens, "parameters": sum(p.numel() for p in net.parameters()), "batch": batch, "precision": "bfloat16" if half else "float32", "compiled": compiled,
+                             "images_per_second": round(batch / seconds, 2), "peak_mib": round(peak_memory(step, args.device) / 2**20), "gflop_per_image": round(flops / batch / 1e9, 2), "utilisation": round(flops / seconds / rate, 3), "matrix_gflops": round(rate / 1e9, 1),
+                             "first_step_seconds": round(first, 1), **({"spent": spent(step)} if cuda else {})})
+                print(rows[-1], flush=True)
+                del net, images, step
+                gc.collect()
+                if cuda: torch.cuda.empty_cache()
     return rows
 
 
@@ -148,30 +179,38 @@ def fits_computed(preset: str, size: tuple[int, int], checkpointing: bool, args:
 
 
 def fits_measured(preset: str, size: tuple[int, int], checkpointing: bool, args: argparse.Namespace) -> int:
-    "By trying, on a card that lends no more than 8 GB."
+    "By trying, on a card that lends no more than 8 GB; two small batches say where to begin. Right to one part in 32."
     half = has_bfloat16("cuda")
-    def works(batch: int) -> bool:
+    def peak(batch: int) -> int | None:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
         net = step = images = None
         try:
-            net = create_autoencoder(size, preset, use_gradient_checkpointing=checkpointing).cuda().train()
+            net = new_net(preset, size, args, use_gradient_checkpointing=checkpointing)
             images = torch.rand(batch, 1, *size, device="cuda")
             step = step_of(net, images, half)
             for _ in range(2): step()
             torch.cuda.synchronize()
-            return True
-        except torch.cuda.OutOfMemoryError: return False
+            return torch.cuda.max_memory_allocated()
+        except torch.cuda.OutOfMemoryError: return None
         finally:
             del net, step, images
             gc.collect()
-            torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(GIGABYTES / torch.cuda.get_device_properties(0).total_memory)
-    low, high = 0, 1
-    while works(high): low, high = high, 2 * high
-    while high - low > max(1, low // 16):
-        middle = (low + high) // 2
-        low, high = (middle, high) if works(middle) else (low, middle)
-    torch.cuda.set_per_process_memory_fraction(1.)
-    return low
+    try:
+        few, more = peak(8), peak(24)
+        if few is None or more is None: return max((batch for batch in (1, 2, 4, 8) if peak(batch)), default=0)
+        guess = int(24 + (GIGABYTES - more) / ((more - few) / 16))
+        low, high, margin = 24, None, 64
+        while high is None or high - low > max(1, high // 32):
+            if peak(guess): low = guess
+            else: high = guess
+            if high is None: guess, margin = low + max(1, low // margin), max(4, margin // 2)
+            elif low == 24: guess = max(low + 1, high - max(1, high // 32))
+            else: guess = (low + high) // 2
+            if high is not None and guess in (low, high): break
+        return low
+    finally: torch.cuda.set_per_process_memory_fraction(1.)
 
 
 def eight_gb(args: argparse.Namespace) -> list[dict]:
@@ -192,7 +231,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=None, help="all on a GPU; tiny, small and medium on a CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=8, help="images in a step on a CPU, and for the rival")
-    parser.add_argument("--gpu_batch", type=int, default=64, help="images in a step of `presets` on a GPU")
+    parser.add_argument("--gpu_tokens", type=int, default=43264, help="tokens in a step of `presets` on a GPU: 256 images of 201 x 201")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that count")
     args = parser.parse_args()
     args.presets = args.presets or (list(PRESETS) if args.device == "cuda" else ["tiny", "small", "medium"])
@@ -206,7 +245,7 @@ def main() -> None:
         start = time.perf_counter()
         results[part] = {"rival": rival, "presets": presets, "eight_gb": eight_gb}[part](args)
         print(f"\n{part}, {time.perf_counter() - start:.0f} s\n{table(results[part])}", flush=True)
-        more = {"driver": torch.cuda.get_device_properties(0).name, "cuda": torch.version.cuda} if args.device == "cuda" else {}
+        more = {"driver": driver(), "cuda": torch.version.cuda} if args.device == "cuda" else {}
         save(name, results, batch=args.batch, repeats=args.repeats, **more)
 
 
