@@ -8,7 +8,7 @@ __all__ = ['smaller', 'larger', 'coarse_mask', 'hide', 'PixelNorm', 'ConvBlock',
            'count_parameters', 'scaled_channels', 'cnn_for_budget', 'ModelSettings', 'fill_model_settings',
            'build_model']
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ebd123cf
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #04ddeed9
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .model import AutoencoderSettings, Autoencoder_Transformer, check_settings, fill_settings
+from .model import AutoencoderSettings, Autoencoder_Transformer, check_image_size, check_settings, fill_settings
 from .patches import MIDDLE, SPREAD, ExpandByPlace, PoolByPlace, stretch_pixels
-from ..toolkit.errors import check_shape
+from ..toolkit.errors import ShapeError, check_shape
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #3e9dfe99
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #20e436df
 def smaller(
     inputs: int, # channels that come
     outputs: int, # channels that leave
@@ -33,7 +33,7 @@ def smaller(
     "A strided convolution whose kernels overlap."
     return nn.Conv2d(inputs, outputs, 2 * stride - 1, stride, stride - 1)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b69ed7d6
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #596c5db4
 def larger(
     inputs: int, # channels that come
     outputs: int, # channels that leave
@@ -42,7 +42,7 @@ def larger(
     "A transposed convolution in which every output pixel has two inputs along each side."
     return nn.ConvTranspose2d(inputs, outputs, 2 * stride, stride, stride // 2)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ce02b9ae
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #0ec2907e
 def coarse_mask(
     mask: Tensor | None, # True where a column is real, (B, w); None if all are
     stride: int, # columns that become one
@@ -58,7 +58,7 @@ def hide(
     "What a convolution may look at."
     return x if mask is None else x.masked_fill(~mask[:, None, None], 0.)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #fcfe8919
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #1f22ed3a
 class PixelNorm(nn.LayerNorm):
     "LayerNorm over the channels of each pixel on its own (Ba et al. 2016; in a CNN: Liu et al. 2022, section 2.6)."
     def forward(self,
@@ -67,7 +67,7 @@ class PixelNorm(nn.LayerNorm):
         "Nothing goes from one pixel to another."
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #45664d53
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #a9ab6dbc
 class ConvBlock(nn.Module):
     "A convolution beside a short cut, norm and GELU first."
     def __init__(self,
@@ -83,7 +83,7 @@ class ConvBlock(nn.Module):
         "Looks at real columns alone; what it writes at others means nothing."
         return x + self.conv(hide(F.gelu(self.norm(x)), mask))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b7ce270e
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #bf847650
 class DownLevel(nn.Module):
     "A strided convolution, then blocks."
     def __init__(self,
@@ -104,7 +104,7 @@ class DownLevel(nn.Module):
         for block in self.blocks: x = block(x, mask)
         return x, mask
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #279cd1b1
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #4bf794a7
 class UpLevel(nn.Module):
     "Blocks, then a transposed convolution."
     def __init__(self,
@@ -125,7 +125,7 @@ class UpLevel(nn.Module):
         for block in self.blocks: x = block(x, mask)
         return self.conv(hide(F.gelu(self.norm(x)), mask))[..., :size[0], :size[1]]
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #dd5cfa91
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #813bb68b
 def run_level(
     level: nn.Module, # DownLevel or UpLevel
     *inputs: Any, # of it
@@ -135,7 +135,7 @@ def run_level(
     if use_gradient_checkpointing and level.training and torch.is_grad_enabled(): return checkpoint(level, *inputs, use_reentrant=False)
     return level(*inputs)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #ed0a88a5
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f1d2d45b
 class DownLevels(nn.Module):
     "Levels down and a norm: what stands at each place of the coarsest level."
     def __init__(self,
@@ -157,7 +157,7 @@ class DownLevels(nn.Module):
         for level in self.levels: x, mask = run_level(level, x, mask, use_gradient_checkpointing=self.use_gradient_checkpointing)
         return self.norm(x), mask
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #56ee6545
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #072b54e9
 class Encoder_CNN(nn.Module):
     "Levels down, places to latent."
     def __init__(self,
@@ -179,7 +179,7 @@ class Encoder_CNN(nn.Module):
         key_mask = None if mask is None else mask.repeat(1, x.shape[2]) # row after row
         return self.pool(x.flatten(2).transpose(1, 2), key_mask, tuple(images.shape[-2:]))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #29f91497
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #212d32d9
 class Decoder_CNN(nn.Module):
     "Latent to places, levels up."
     def __init__(self,
@@ -208,12 +208,14 @@ class Decoder_CNN(nn.Module):
             x = run_level(level, x, finer, mask, use_gradient_checkpointing=self.use_gradient_checkpointing)
         return hide(MIDDLE + SPREAD * x, pixel_mask)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #4bea9804
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #25b92a64
 def check_images(
     x: Tensor, # should be (B, 1, height, width), floating-point
     pixel_mask: Tensor | None = None, # should be boolean, (B, width)
 ) -> None:
     "Raises ShapeError, ValueError or TypeError that says what came and what was expected."
+    if not isinstance(x, Tensor): raise TypeError(f"images is of type {type(x).__name__}, expected a tensor (B, 1, height, width); `as_images` converts")
+    if x.ndim == 4 and x.shape[1] == 3: raise ShapeError(f"images has shape {tuple(x.shape)}, which is colour, expected (B, 1, height, width); `as_images` converts")
     sizes = check_shape(x, "images", "B 1 height width")
     if not x.is_floating_point(): raise TypeError(f"images are {x.dtype}, expected floats from 0 to 1; `as_images` converts")
     if not (sizes["height"] and sizes["width"]): raise ValueError(f"images are {sizes['height']} high and {sizes['width']} wide: there is nothing to see")
@@ -221,7 +223,7 @@ def check_images(
     check_shape(pixel_mask, "pixel_mask", "B width", **sizes)
     if pixel_mask.dtype != torch.bool: raise TypeError(f"pixel_mask is {pixel_mask.dtype}, expected torch.bool: True where a column of pixels is real")
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f78bdfd2
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #0cba6943
 def check_layers(
     embedding_dim: int, # Z
     channels: Sequence[int], # of each level
@@ -237,7 +239,7 @@ def check_layers(
     need(len(strides) == len(channels) and all(s % 2 == 0 and 2 <= s <= 16 for s in strides), "strides", strides, f"{len(channels)} even numbers from 2 to 16, one for each level")
     need(0 <= depth <= 64, "depth", depth, "0 to 64")
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #b2bd62b4
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #8a4440b4
 class CNNSides(nn.Module):
     "An encoder and a decoder, with what they were built from."
     def __init__(self,
@@ -258,7 +260,7 @@ class CNNSides(nn.Module):
         "What builds this model again."
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self.config.items()}
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #dddf3a66
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #80616960
 class Autoencoder_CNN(CNNSides):
     "An encoder from images to a vector and a decoder back, both made of convolutions; used as `Autoencoder_Transformer` is."
     def forward(self,
@@ -282,11 +284,13 @@ class Autoencoder_CNN(CNNSides):
         size: tuple[int, int] | None = None, # (height, width); `input_size` unless given
         pixel_mask: Tensor | None = None, # True where a column of pixels is real, (B, width)
     ) -> Tensor: # (B, 1, height, width)
-        "Images out of latents, of any size. Raises ShapeError for latents that do not fit."
+        "Images out of latents, of any size. Raises ShapeError for latents that do not fit, ValueError for what is no size."
+        size = self.config["input_size"] if size is None else size
         check_shape(z, "z", "B Z", Z=self.config["embedding_dim"])
-        return self.decoder(z, tuple(size or self.config["input_size"]), pixel_mask)
+        check_image_size(size)
+        return self.decoder(z, tuple(size), pixel_mask)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #642715b3
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #a43fa9b0
 def count_parameters(
     model: nn.Module, # on any device
 ) -> int:
@@ -301,7 +305,7 @@ def scaled_channels(
     channels = [max(1, round(width * 2**i)) for i in range(levels)]
     return (*channels[:-1], max(4, 4 * round(channels[-1] / 4)))
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #f0ea2d09
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #bd3f6548
 def cnn_for_budget(
     parameters: int, # how many it should have
     embedding_dim: int, # features of the latent, Z
@@ -320,7 +324,7 @@ def cnn_for_budget(
     nearest = min(above - 1, above, key=lambda step: abs(count(step) - parameters))
     return Autoencoder_CNN(embedding_dim, channels=channels(nearest), **layers)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #1bd47240
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #c8dab181
 @dataclass
 class ModelSettings(AutoencoderSettings):
     "What has to be known to build either kind of autoencoder."
@@ -329,7 +333,7 @@ class ModelSettings(AutoencoderSettings):
     strides: tuple[int, ...] = (4, 2, 2) # of a CNN's levels
     depth: int = 1 # blocks in each of a CNN's levels
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #80efc06a
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #5a088505
 def fill_model_settings(
     settings: ModelSettings, # as given
 ) -> ModelSettings: # of the same class, with a number in place of every None that means something
@@ -347,7 +351,7 @@ def fill_model_settings(
     check_layers(filled.latent, filled.channels, filled.strides, filled.depth)
     return filled
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #64cfd1d2
+# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #23f8b6cb
 def build_model(
     settings: ModelSettings, # filled or not
 ) -> Autoencoder_Transformer | Autoencoder_CNN: # with fresh weights

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['settings_from', 'model_from', 'load_autoencoder', 'image_items', 'BatchReader', 'Embedder', 'write_rows',
-           'SourceConfig', 'ImageSource', 'find_images', 'check_targets', 'write_embeddings', 'EmbedConfig', 'main']
+           'SourceConfig', 'ImageSource', 'find_images', 'check_targets', 'write_embeddings', 'with_advice',
+           'EmbedConfig', 'main']
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #fd2c3967
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #5a3095bf
 import csv
 import sys
 import warnings
@@ -25,12 +26,13 @@ from tqdm.auto import tqdm
 
 from .cnn import ModelSettings, build_model, fill_model_settings
 from .images import DropImages, ImageBatch, ImageBatches, ImageFolder, as_images, real_images
+from .train import is_out_of_memory
 from ..seq2seq.translate import checkpoint_place
 from ..toolkit.checkpoints import fill_model, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError
 from ..unet1d.sample import check_output, complain, written_beside
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a3d69e58
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #aac3cfcc
 def settings_from(
     config: dict[str, Any], # config.json, which may have more than a model's fields
     path: str | Path, # where it was read from, for messages
@@ -45,7 +47,7 @@ def settings_from(
     except (ValueError, TypeError, RuntimeError, OverflowError) as error: raise CheckpointError(f"is not of an autoencoder that can be built: {error}", path) from error
     return settings
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #ab69407d
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #13d1257c
 def model_from(
     tensors: dict[str, Tensor], # the checkpoint's, by name
     settings: ModelSettings, # from `settings_from`
@@ -62,7 +64,7 @@ def model_from(
     fill_model(model, tensors, path)
     return model.eval()
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #ee8fed53
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a729c6ea
 def load_autoencoder(
     folder: str | Path, # a checkpoint, or the folder of a training run (its best checkpoint)
     device: str | torch.device = "cpu", # where to compute
@@ -76,7 +78,7 @@ def load_autoencoder(
         if value is not None and getattr(settings, name) != value: raise CheckpointError(f"is of an autoencoder with {name} {getattr(settings, name)!r}, expected {value!r}", place)
     return model_from(checkpoint.tensors, settings, place / "model.safetensors").to(device), settings
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #7459c950
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #3cf06e20
 def image_items(
     images: Any, # a data set of (1, h, w), a list of images, or one array of images
 ) -> Dataset | Sequence[Tensor] | Tensor: # with a length and items (1, h, w)
@@ -85,7 +87,7 @@ def image_items(
     if isinstance(images, (list, tuple)): return [as_images(image, f"image {i}")[0] for i, image in enumerate(images)]
     return as_images(images)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #0ad9d1cc
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #be84136d
 class BatchReader:
     "A trained model that takes images batch by batch."
     def __init__(self,
@@ -111,15 +113,17 @@ class BatchReader:
         batch_size: int = 64, # images at once
         progress: bool = False, # show a bar
     ) -> Iterator[tuple[list[int], ImageBatch]]: # numbers of the images, and the images on the model's device
-        "All images, each once. No more than a batch of them is in memory, if they come from a data set."
+        "All images, each once. No more than a batch of them is in memory, if they come from a data set. Raises ValueError that names an image with numbers outside [0, 1]."
         items = image_items(images)
         batches = ImageBatches(items, batch_size, shuffle=False)
         with tqdm(total=len(items), unit="image", disable=not progress, leave=False) as bar:
             for rows, (x, pixel_mask) in zip(batches.order(), batches):
+                bad = ~((x >= 0) & (x <= 1)).flatten(1).all(1)
+                if bad.any(): as_images(x[bad][0, 0], f"image {rows[int(bad.nonzero()[0])]}") # which says what is wrong with it
                 yield rows, ImageBatch(x.to(self.device), pixel_mask if pixel_mask is None else pixel_mask.to(self.device))
                 bar.update(len(rows))
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #5db5d373
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #e9032f07
 class Embedder(BatchReader):
     "A trained autoencoder that turns images into vectors."
     def stream(self,
@@ -144,7 +148,7 @@ class Embedder(BatchReader):
         order = torch.tensor([row for rows, _ in parts for row in rows])
         return torch.cat([found for _, found in parts])[order.argsort()]
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #207283cf
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #32d4ce4a
 def write_rows(
     file: BinaryIO, # opened for writing, at its beginning
     shape: tuple[int, int], # rows and columns that there will be
@@ -160,7 +164,7 @@ def write_rows(
         written += len(rows)
     if written != shape[0]: raise ValueError(f"{written} rows came, expected {shape[0]}")
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #a8c9be00
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #665bc3f1
 @dataclass
 class SourceConfig:
     "Images to work on."
@@ -172,7 +176,7 @@ class SourceConfig:
     seed: int = 1 # of the drops
     skip_bad_files: bool = False # leave out files that cannot be read, instead of stopping
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #465ab700
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #fc5186f7
 class ImageSource(NamedTuple):
     "Images with their names."
     dataset: Any # of (1, h, w)
@@ -182,13 +186,14 @@ class ImageSource(NamedTuple):
     folder: Path | None # that was searched
     skipped: dict[Path, str] # files that were left out, and why
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #5674fa8d
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #8f417b8f
 def find_images(
     config: SourceConfig, # where they are
     input_size: tuple[int, int], # (height, width) where the configuration gives none
 ) -> ImageSource:
     "Raises DataError that names every bad file, ValueError for settings, ImportError for real images without scikit-image."
     c, size = config, tuple(config.size or input_size)
+    if c.data_path is None and c.images < 1: raise ValueError(f"images is {c.images}, expected 1 or more")
     if c.own_widths and c.data_path in (None, "real"): raise ValueError("own_widths is True, expected False: it is for pictures from files")
     if c.data_path is None:
         drops = DropImages(c.images, size, seed=c.seed, noise=c.noise)
@@ -202,7 +207,7 @@ def find_images(
     names = [file.relative_to(folder).as_posix() for file in found.files]
     return ImageSource(found, names, {}, found.files, None if path.is_file() else path, found.skipped)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #f0e4a0df
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #e3a7f883
 def check_targets(
     targets: Iterable[Path], # files that are to be written
     source: ImageSource, # what is read
@@ -216,7 +221,7 @@ def check_targets(
         if searched and target.resolve().is_relative_to(searched): raise DataError(f"lies in the folder that is searched for pictures, {source.folder}; write somewhere else", target)
         if target.exists() and not overwrite: raise DataError("is there already; --overwrite replaces it", target)
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bd1e6064
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #e909d9cc
 def write_embeddings(
     embedder: Embedder, # the model
     source: ImageSource, # what to embed
@@ -238,7 +243,17 @@ def write_embeddings(
             writer.writerows([i, name, *(values[i] for values in source.labels.values())] for i, name in enumerate(source.names))
     return output, names
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bb80b234
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #e3ac2b3e
+def with_advice(
+    error: Exception, # what went wrong
+    batch_size: int, # images at once
+) -> Exception: # the same, or if memory ran out an error that says what helps
+    "What helps comes in the order in which to try it."
+    if not is_out_of_memory(error): return error
+    ways = [f"--batch_size {batch_size // 2} (the same results)"] * (batch_size > 1) + ["a smaller --size, or pictures cut to it in place of --own_widths (other images)", "a checkpoint of a smaller preset (another model)"]
+    return MemoryError(f"out of memory with batch_size={batch_size}. What helps, in this order: {'; '.join(ways)}")
+
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bb9f20b5
 @dataclass
 class EmbedConfig(SourceConfig):
     "Turn images into vectors: a .npy file with a row for each, and a .csv file with their names."
@@ -253,7 +268,7 @@ class EmbedConfig(SourceConfig):
     device: Literal["auto", "cpu"] = "auto" # auto takes a GPU where there is one
     progress: bool = True # show a progress bar
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #632e2dc6
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #d3301f4e
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0, 2 for bad input, 130 when interrupted
@@ -265,11 +280,11 @@ def main(
         embedder = Embedder.load(c.ckpt, c.preset, c.tokens, c.model_type, c.latent, device)
         source = find_images(c, embedder.settings.input_size)
         output, names = write_embeddings(embedder, source, c.output, c.batch_size, c.overwrite, c.progress)
-    except (CheckpointError, DataError, ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError) as error: return complain(error)
+    except (CheckpointError, DataError, ValueError, OSError, ImportError, ArithmeticError, RuntimeError, MemoryError) as error: return complain(with_advice(error, c.batch_size))
     except KeyboardInterrupt: return 130
     for file, why in source.skipped.items(): print(f"left out: {file}: {why}")
     print(f"{len(source.names):,} images, {embedder.settings.latent} numbers each: {output}, names in {names}")
     return 0
 
-# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #bc2f57d3
+# %% ../../nbs/stage5_autoencoder/08_embed.ipynb #3a6c8aba
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())

@@ -9,8 +9,9 @@ __all__ = ['LUMA', 'RANGES', 'NUMBERS', 'FORMATS', 'SUFFIXES', 'PICTURES', 'as_i
            'scaled_size', 'fit_image', 'find_pictures', 'ImageFolder', 'ImageBatch', 'collate_images', 'ImageBatches',
            'RealImages', 'cut_pieces', 'real_images']
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #2c8f3c97
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #20aa7e40
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -26,7 +27,7 @@ from torch.utils.data import Dataset
 
 from ..toolkit.errors import DataError, ShapeError, check_shape
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #537c5ce8
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #3eedb96d
 def _channels_second(
     x: Tensor, # (h, w), (h, w, C), (B, h, w), (B, C, h, w) or (B, h, w, C)
     name: str, # for the message
@@ -41,7 +42,7 @@ def _channels_second(
     if 0 in x.shape[-2:]: raise ShapeError(f"{name} has shape {shape}: a picture without pixels")
     return x
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9a5d6634
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #06f9fc0d
 def _check_values(
     x: Tensor, # (B, C, h, w), floats
     name: str, # for the message
@@ -52,9 +53,10 @@ def _check_values(
     image, channel, row, column = bad.nonzero()[0].tolist()
     value = x[image, channel, row, column].item()
     hint = "; 8-bit numbers have to be of type uint8, or divided by 255" if 1 < value <= 255 else ""
-    raise ValueError(f"{name} holds {value:.4g} at image {image}, row {row}, column {column}; expected numbers from 0 (black) to 1 (white){hint}")
+    where = f"image {image}, " * (len(x) > 1) + f"row {row}, column {column}"
+    raise ValueError(f"{name} holds {value:.4g} at {where}; expected numbers from 0 (black) to 1 (white){hint}")
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #cf778a4e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #18045167
 LUMA = (0.299, 0.587, 0.114) # how much red, green and blue count (ITU-R BT.601; Pillow's mode "L" takes the same)
 RANGES = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535} # what white is, by type; of floats it is 1
 
@@ -71,7 +73,7 @@ def _numbers(
     if x.dtype in RANGES or x.is_floating_point(): return x
     raise ValueError(f"{name} is of type {str(x.dtype).removeprefix('torch.')}, expected bool, uint8 (0 to 255), uint16 (0 to 65535) or floats from 0 to 1")
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1f49537a
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #b47f5d08
 def as_images(
     x: Any, # numpy or torch: (h, w), (B, h, w), (B, 1, h, w); colour (h, w, 3), (B, h, w, 3), (B, 3, h, w); bool, uint8, uint16, or floats from 0 to 1
     name: str = "images", # what the caller calls it, for messages
@@ -85,7 +87,7 @@ def as_images(
     if images.shape[1] == 1: return images
     return torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA)).clamp(0, 1)[:, None]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #b8182207
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #6c49f464
 def contact_angles(
     speed: Tensor, # pixels a frame, any shape
     rear: Tensor, # angle at the uphill end of a drop that barely moves, radians
@@ -95,7 +97,7 @@ def contact_angles(
     change = 0.13 * speed # radians cubed
     return (rear ** 3 - change).clamp(min=0.6 ** 3) ** (1 / 3), (front ** 3 + change).clamp(max=2.5 ** 3) ** (1 / 3)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #3e3db423
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #36c3792d
 def cap_shape(
     radius: Tensor, # half the length on which the drop touches the plate, pixels
     rear: Tensor, front: Tensor, # contact angles, radians
@@ -105,7 +107,7 @@ def cap_shape(
     circle, centre = radius * (1 + mean ** 2).sqrt(), -radius * mean
     return circle, centre, lean, circle + centre
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #b4c9a874
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #21c0ce6f
 def cap_distance(
     along: Tensor, # downhill from the middle of the contact, pixels
     above: Tensor, # over the plate, pixels
@@ -118,14 +120,14 @@ def cap_distance(
     climb = (u * u + (v - lean * u) ** 2).sqrt() # the gradient's length, times rho
     return (rho - circle) * rho / climb.clamp(min=1e-3)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #880e475e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1daf97f1
 def coverage(
     distance: Tensor, # pixels, negative inside
 ) -> Tensor: # 0 outside, 1 inside
     "How much of a pixel lies inside."
     return (0.5 - distance).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e7e26cc6
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a7fd9e9c
 class Scene(NamedTuple):
     "What pictures of a drop hang on, one number for each of N pictures (N,); places are counted in pixels from the centre of the top left one."
     row: Tensor # of the middle of the contact, downwards
@@ -146,17 +148,18 @@ class Scene(NamedTuple):
         "Some of the scenes."
         return Scene(*(field[index] for field in self))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1c09f2f5
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #43de1a08
 NUMBERS = 12 # random numbers for each scene
 
 def random_numbers(
     count: int, # scenes
     seed: int, # another seed, other scenes
 ) -> Tensor: # float64 from 0 to 1, (count, NUMBERS)
-    "The chance in scenes, the same on every machine; the first rows are the same whatever `count`."
+    "The chance in scenes, the same on every machine; the first rows are the same whatever `count`. Raises ValueError for a seed that is not 0 to 4294967295."
+    if not 0 <= seed < 2**32: raise ValueError(f"seed is {seed}, expected 0 to 4294967295") # the generator would drop higher bits, and give what another seed gives
     return torch.rand(count, NUMBERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e02ced70
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ff4a37a1
 def make_scenes(
     numbers: Tensor, # from `random_numbers`, (N, NUMBERS)
     height: int, # of the pictures, pixels
@@ -177,7 +180,7 @@ def make_scenes(
     rear, front = contact_angles(speed, rear, rear + torch.deg2rad(8 + 16 * gap))
     return Scene(row, column, tilt, radius, speed, rear, front, 0.84 + 0.1 * light, 2 * side - 1, 0.68 + 0.1 * plate, 0.08 + 0.12 * body)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ff6ff6a8
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #519fa2c0
 def slide(
     scenes: Scene, # at the first frame, (N,)
     frames: int, # T
@@ -187,7 +190,7 @@ def slide(
     row, column = (start[:, None] + way * share[:, None] for start, share in ((scenes.row, scenes.tilt.sin()), (scenes.column, scenes.tilt.cos())))
     return Scene(*(field.repeat_interleave(frames) for field in scenes))._replace(row=row.flatten(), column=column.flatten())
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c5848079
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #429c6e88
 def plate_axes(
     rows: Tensor, columns: Tensor, # numbers of pixels, (1 or N, h) and (1 or N, w)
     scenes: Scene, # (N,)
@@ -198,7 +201,7 @@ def plate_axes(
     cos, sin = (turn.float()[:, None, None] for turn in (scenes.tilt.cos(), scenes.tilt.sin()))
     return x * cos + y * sin, x * sin - y * cos
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #4e0aceca
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #01a30985
 def _beside(*fields: Tensor) -> Iterator[Tensor]: # (N,) each -> (N, 1, 1), to stand beside pixels
     return (field.float()[:, None, None] for field in fields)
 
@@ -216,7 +219,7 @@ def paint_plate(
     edge = 0.3 * (1 - above.abs() / 1.5).clamp(min=0)
     return (torch.lerp(ground, air, coverage(-above)) * (1 - edge)).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c6af83d2
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ed2a5af3
 def _window(
     middle: Tensor, # a place along one axis, pixels, (N,)
     reach: int, # pixels to either side
@@ -227,7 +230,7 @@ def _window(
     first = (middle - count // 2).round().clamp(0, length - count).long()
     return first[:, None] + torch.arange(count)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #310a8939
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #34d8575a
 def drop_brightness(
     along: Tensor, above: Tensor, # where pixels are, (N, h, w)
     scenes: Scene, # (N,)
@@ -240,7 +243,7 @@ def drop_brightness(
     shine = torch.exp(-((u - 0.3 * side) / 0.17) ** 2 - ((v - 0.65) / 0.13) ** 2)
     return torch.lerp(body + 0.4 * through, torch.full_like(body, 0.97), shine)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ae261f3e
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #f5fad4d1
 def add_drop(
     images: Tensor, # plates, (N, h, w); changed in place
     scenes: Scene, # (N,)
@@ -257,7 +260,7 @@ def add_drop(
     images[window] = torch.lerp(images[window] * (1 - shadow), drop_brightness(along, above, scenes), drop)
     return images
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #596d628c
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #8a7da2f3
 def paint(
     scenes: Scene, # (N,)
     size: tuple[int, int], # height, width
@@ -269,7 +272,7 @@ def paint(
         images[part] = add_drop(paint_plate(scenes.pick(part), size), scenes.pick(part))
     return images[:, None]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9ae15462
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #32917b1c
 def _check_size(
     size: tuple[int, int], # height, width
 ) -> None:
@@ -290,7 +293,7 @@ def _each(
     if len(bad): raise ValueError(f"{name} is {bad[0]:g}, expected {low:g} to {high:g} pixels")
     return value.expand(count)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #e4376158
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #837fd19c
 def _generator(
     *key: int, # numbers from 0, such as a seed and an item
 ) -> torch.Generator: # of its own
@@ -306,7 +309,7 @@ def add_noise(
     if not noise or not len(images): return images
     return (images + noise * torch.stack([torch.randn(images.shape[1:], generator=_generator(seed, item)) for item in items])).clamp(0, 1)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #8ea687ec
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #d0ce6c38
 class Drops(NamedTuple):
     "Pictures of sliding drops, and what is true of them."
     frames: Tensor # float32 from 0 (black) to 1 (white), (count, T, 1, h, w)
@@ -333,7 +336,7 @@ def draw_drops(
     positions = torch.stack([moved.row, moved.column], -1).view(count, frames, 2)
     return Drops(images, scenes.speed.float(), scenes.radius.float(), positions.float())
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #2c253c9c
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #f7382b97
 class DropImages(Dataset):
     "Pictures of drops, (1, h, w), drawn when asked for; item i is always the same. Attributes `speed` and `radius` (count,), and `widths`."
     def __init__(self,
@@ -364,7 +367,7 @@ class DropImages(Dataset):
             found.update(zip(same, add_noise(images, self.noise, self.seed, same)))
         return [found[i] for i in items]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ee2fed92
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9b02e88f
 FORMATS = ("PNG", "JPEG", "TIFF") # what Pillow may take a file for
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy") # files that count as pictures, in small or capital letters
 
@@ -380,7 +383,7 @@ def _pixels(
     if image.has_transparency_data: image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #57d2cf9c
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9e7a7089
 def _open(
     path: Path, # a file
     use: Callable[[Any], Any], # what to do with a Pillow image, or with an array that lies on the disk
@@ -403,7 +406,7 @@ def read_image(
         return images[0]
     return _open(Path(path), convert)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a77b2e20
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #ace17209
 def scaled_size(
     size: tuple[int, int], # height, width of a picture
     wanted: tuple[int, int | None], # as for `fit_image`
@@ -414,18 +417,30 @@ def scaled_size(
     scale = max(height / h, 0 if width is None else width / w)
     return max(height, round(h * scale)), max(width or 1, round(w * scale))
 
+def _without_far_ends(
+    image: Tensor, # (1, h, w)
+    scaled: tuple[int, int], # height, width that it would be scaled to
+    size: tuple[int, int], # height, width that would be cut out then
+) -> Tensor: # (1, h', w'), the middle of it
+    "What is needed of a picture, and a few pixels more, since scaling mixes neighbours."
+    ends = [max(0, int((have - have * want / full) / 2 - 4 - 2 * have / full)) for have, full, want in zip(image.shape[1:], scaled, size)]
+    return image[:, ends[0]:image.shape[1] - ends[0], ends[1]:image.shape[2] - ends[1]]
+
 def fit_image(
     image: Tensor, # (1, h, w)
     size: tuple[int, int | None], # height, width; None: the width that belongs to the height
 ) -> Tensor: # (1, *size)
     "Scales by one factor until the picture just covers `size`, and cuts out the middle."
     scaled = scaled_size(tuple(image.shape[-2:]), size)
-    if scaled != tuple(image.shape[-2:]): image = F.interpolate(image[None], scaled, mode="bilinear", antialias=True)[0].clamp(0, 1)
     height, width = size[0], size[1] or scaled[1]
+    if scaled[0] * scaled[1] > 4 * height * width: # most would be cut off: not worth the memory that scaling it takes
+        image = _without_far_ends(image, scaled, (height, width))
+        scaled = scaled_size(tuple(image.shape[-2:]), size)
+    if scaled != tuple(image.shape[-2:]): image = F.interpolate(image[None], scaled, mode="bilinear", antialias=True)[0].clamp(0, 1)
     top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
     return image[:, top:top + height, left:left + width]
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #9f38ad8b
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #f838c202
 def _upright_size(
     image: Image.Image, # opened
 ) -> tuple[int, int]: # height, width
@@ -450,12 +465,13 @@ def find_pictures(
 ) -> list[Path]: # in the order of their names, at least one
     "Files with one of SUFFIXES, hidden ones and those in hidden folders left out; raises DataError where there are none."
     if not folder.is_dir(): raise DataError("no such folder", folder)
-    found = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES and file.is_file()
+    if not os.access(folder, os.R_OK | os.X_OK): raise DataError("this folder cannot be read: permission denied", folder) # a search would find nothing, and not say why
+    found = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES and not file.is_dir() # a link that leads nowhere counts, and is found to be broken
                    and not any(part.startswith(".") for part in file.relative_to(folder).parts))
     if not found: raise DataError(f"no file matches {pattern!r} and ends in one of {', '.join(SUFFIXES)}", folder)
     return found
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #650698b1
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #64798d6b
 class ImageFolder(Dataset):
     "Pictures of a folder in the order of their paths; items (1, h, w). Attributes `files`, `sizes` as they are on disk, `widths` of the items, `skipped` (file to message)."
     def __init__(self,
@@ -486,7 +502,7 @@ class ImageFolder(Dataset):
         image = read_image(self.files[item])
         return image if self.size is None else fit_image(image, self.size)
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #178b930f
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #a2bbaaaf
 class ImageBatch(NamedTuple):
     "Pictures of one height, narrower ones filled up on the right."
     images: Tensor # zero where there is no picture, (B, 1, h, W)
@@ -497,7 +513,9 @@ def collate_images(
 ) -> ImageBatch: # as wide as the widest
     "One batch of pictures. Raises ShapeError for what is no picture, ValueError for none at all and for different heights."
     if not len(images): raise ValueError("collate_images: no images")
-    for i, image in enumerate(images): check_shape(image, f"image {i}", "1 h w")
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor): raise TypeError(f"image {i} is of type {type(image).__name__}, expected a tensor (1, h, w); `as_images` converts")
+        check_shape(image, f"image {i}", "1 h w")
     height, widths = images[0].shape[1], torch.tensor([image.shape[2] for image in images])
     for i, image in enumerate(images):
         if image.shape[1] != height: raise ValueError(f"image {i} is {image.shape[1]} high, image 0 is {height}: a batch has one height; ImageFolder(size=({height}, None)) scales to it")
@@ -505,7 +523,7 @@ def collate_images(
     padded = torch.stack([F.pad(image, (0, widest - image.shape[2])) for image in images])
     return ImageBatch(padded, None if (widths == widest).all() else torch.arange(widest) < widths[:, None])
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #24c84d17
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #c680da28
 class ImageBatches:
     "Batches of a data set of pictures; the order hangs on (seed, epoch) alone."
     def __init__(self,
@@ -535,7 +553,7 @@ class ImageBatches:
         fetch = getattr(self.dataset, "__getitems__", lambda items: [self.dataset[i] for i in items])
         for items in self.order(): yield collate_images(fetch(items))
 
-# %% ../../nbs/stage5_autoencoder/01_images.ipynb #1d881fd9
+# %% ../../nbs/stage5_autoencoder/01_images.ipynb #96f9ea0e
 PICTURES = ("brick", "camera", "cell", "chelsea", "coffee", "grass", "gravel", "retina") # of scikit-image; within its package, and CC0
 
 class RealImages(NamedTuple):
