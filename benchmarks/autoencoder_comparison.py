@@ -30,11 +30,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stage_modules.attention.cost import peak_memory, time_side_by_side
 from stage_modules.autoencoder.cnn import ModelSettings, build_model, count_parameters
-from stage_modules.autoencoder.explore import attention_of, cover_up, share_in_latent
 from stage_modules.autoencoder.images import DropImages, real_images
 from stage_modules.autoencoder.model import PRESETS
 from stage_modules.autoencoder.sequence import fit_readout
-from stage_modules.autoencoder.train import image_figures
+
+try:
+    from stage_modules.autoencoder.train import image_figures
+except ImportError as missing: # a bare machine: the module also reads command lines and data from the web
+    print(f"no SSIM: {missing}")
+    def image_figures(output: Tensor, images: Tensor) -> dict[str, Tensor]: return {"mse": (output - images).square().flatten(1).mean(1), "l1": (output - images).abs().flatten(1).mean(1)}
 
 BEGUN = time.perf_counter()
 NETS = ("transformer", "cnn")
@@ -270,7 +274,14 @@ def probe(z: Tensor, y: Tensor) -> dict[str, float | None]:
 
 
 def agreement(net: nn.Module, images: Tensor) -> dict[str, float | None]:
-    "Do maps say what matters? Mean rank correlation over patches with how far the latent moves when a patch is covered, of the attention's roll-out and of the gradient's length."
+    "Do maps say what matters? Mean rank correlation over patches with how far the latent moves when a patch is covered, of the attention's roll-out and of the gradient's length. Nothing without ipywidgets, which `explore` needs."
+    try:
+        from stage_modules.autoencoder.explore import (
+            attention_of,
+            cover_up,
+            share_in_latent,
+        )
+    except ImportError: return {}
     x = floats(images).requires_grad_()
     covered = torch.stack([cover_up(net, image.detach()) for image in x])
     power = torch.zeros_like(x)
@@ -298,14 +309,25 @@ class Report:
 
     def add(self, part: str, *rows: dict, shown: tuple[str, ...] = ()) -> None:
         self.rows[part] += rows
-        save(self.args.name, self.rows, **self.more, channels_last=self.args.channels_last, half=self.args.device == "cuda", seconds_in_all=round(time.perf_counter() - BEGUN, 1))
+        self.write()
         print(f"{time.perf_counter() - BEGUN:6.1f} s  {part}\n{table([{key: row.get(key) for key in shown or row} for row in rows])}", flush=True)
+
+    def write(self) -> None:
+        save(self.args.name, self.rows, **self.more, channels_last=self.args.channels_last, half=self.args.device == "cuda", seconds_in_all=round(time.perf_counter() - BEGUN, 1))
 
     def room(self, what: str, seconds: float) -> bool:
         "Whether there is time for it; if not, that is noted."
         fits = time.perf_counter() - BEGUN + seconds <= self.args.limit
         if not fits: self.rows["left_out"].append(what); print(f"left out: {what}", flush=True)
         return fits
+
+
+def attempt(report: Report, what: str, call: Callable[..., None], *given, **named) -> None:
+    "What fails, for want of memory say, is noted, and the rest goes on."
+    try: call(*given, **named)
+    except RuntimeError as error:
+        report.rows["left_out"].append(f"{what}: {type(error).__name__}, {str(error).splitlines()[0][:120]}")
+        print(report.rows["left_out"][-1], flush=True)
 
 
 def driver(device: str) -> dict[str, str]:
@@ -328,7 +350,12 @@ def result(run: Training, part: str, preset: str, seed: int, budget: str, data: 
     return row | more | {"curve": [[step, seconds, number(loss)] for step, seconds, loss in run.curve[::every]]}
 
 
-def race(report: Report, part: str, preset: str, seed: int, data: dict[str, Tensor], rates: dict[str, float], names: tuple[str, ...] = NETS, equal_steps: bool = True, images: Tensor | None = None, more: Callable[[nn.Module], dict] = lambda net: {}) -> None:
+def race(report: Report, part: str, preset: str, seed: int, *given, **named) -> None:
+    "A race that may fail."
+    attempt(report, f"{part}, {preset}, seed {seed}", run_race, report, part, preset, seed, *given, **named)
+
+
+def run_race(report: Report, part: str, preset: str, seed: int, data: dict[str, Tensor], rates: dict[str, float], names: tuple[str, ...] = NETS, equal_steps: bool = True, images: Tensor | None = None, more: Callable[[nn.Module], dict] = lambda net: {}) -> None:
     "Equal seconds, and equal steps of the net that got farther."
     args, images = report.args, data["train"] if images is None else images
     if not report.room(f"{part}, {preset}, seed {seed}, {len(images)} images", len(names) * args.seconds + 2): return
@@ -380,14 +407,20 @@ def main() -> None:
     sets = draw_all(args) # before anything wakes a GPU or threads, which a fork would not have
     if gpu: torch.backends.cudnn.benchmark = True # cuDNN tries its kernels for each shape, which helps the CNN
     report = Report(args)
-    both = ("transformer", "cnn", "cnn, channels last")
+    try: measure(report, sets, args)
+    finally: report.write()
+
+
+def measure(report: Report, sets: dict[str, dict[str, Tensor]], args: argparse.Namespace) -> None:
+    "All of it, what matters most first."
+    gpu, both = args.device == "cuda", ("transformer", "cnn", "cnn, channels last")
     first = cost(args.extra, SIZE, 2 * args.batch, both, args)
     args.channels_last = first[2]["train_per_s"] > first[1]["train_per_s"]
     report.add("cost", *({**row, "why": "layout"} for row in first))
     for preset in args.presets:
         for size in SIZE, STRIP:
             names = (*NETS, *STRIDES) if preset == args.extra and size == SIZE else NETS
-            report.add("cost", *({**row, "why": "strides" if row["net"] in STRIDES else "size"} for row in cost(preset, size, 2 * args.batch if size == SIZE else args.batch, names, args)))
+            attempt(report, f"cost of {preset} at {size}", lambda: report.add("cost", *({**row, "why": "strides" if row["net"] in STRIDES else "size"} for row in cost(preset, size, 2 * args.batch if size == SIZE else args.batch, names, args)))) # noqa: B023
     square, rates = sets["square"], {}
     report.add("floors", *floors(square, "square", args.extra, args), *floors(sets["strip"], "strip", args.extra, args), shown=("set", "what", "mse", "ssim", *(f"linear_{name}" for name in LABELS), "near_column"))
     for preset in args.presets:
