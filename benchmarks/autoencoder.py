@@ -12,9 +12,10 @@ checkpointing's second pass not counted) per second, against a product of two la
 Writes results/autoencoder.json, on a GPU results/autoencoder_cuda.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
 import argparse
 import gc
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from autoencoder_ladder import driver
@@ -59,7 +60,7 @@ def pass_of(model: nn.Module, images: Tensor, half: bool) -> Callable[[], None]:
     return run
 
 
-def rival(args: argparse.Namespace) -> list[dict]:
+def rival(args: argparse.Namespace) -> Iterator[list[dict]]:
     "Ours and theirs in turns."
     rows = []
     images = torch.rand(args.batch, 1, 201, 201, device=args.device)
@@ -73,7 +74,7 @@ def rival(args: argparse.Namespace) -> list[dict]:
             for name, net in nets.items():
                 rows.append({"precision": "bfloat16" if half else "float32", "dropout": dropout, "net": name, "parameters": sum(p.numel() for p in net.parameters()), "milliseconds": round(1000 * statistics.median(seconds[name]), 1),
                              "peak_mib": round(peak_memory(runs[name], args.device) / 2**20, 1), "ours is faster by": round(statistics.median(ratios), 3), "of rounds": sum(r > 1 for r in ratios), "rounds": len(ratios)})
-    return rows
+            yield rows
 
 
 def matrix_rate(args: argparse.Namespace, half: bool) -> float:
@@ -128,16 +129,16 @@ def new_net(preset: str, size: tuple[int, int], args: argparse.Namespace, **over
     with torch.device(args.device): return create_autoencoder(size, preset, **overrides).train()
 
 
-def presets(args: argparse.Namespace) -> list[dict]:
+def presets(args: argparse.Namespace) -> Iterator[list[dict]]:
     "A training step of each."
     rows, half, cuda = [], has_bfloat16(args.device), args.device == "cuda"
     rate = matrix_rate(args, half)
     print(f"matrix products: {rate / 1e12:.1f} T a second", flush=True)
     for preset in args.presets:
         for size in SIZES:
-            for compiled in (False, True) if cuda else (False,):
+            for compiled in (False, True) if cuda and (size == SIZES[0] or preset == "xlarge") else (False,):
                 torch.compiler.reset()
-                net = new_net(preset, size, args)
+                net = new_net(preset, size, args, dropout=args.dropout)
                 tokens = net.encoder.read(torch.zeros(1, 1, *size, device=args.device))[0].shape[1]
                 batch = max(1, args.gpu_tokens // tokens) if cuda else args.batch
                 images = torch.rand(batch, 1, *size, device=args.device)
@@ -147,14 +148,14 @@ def presets(args: argparse.Namespace) -> list[dict]:
                 step()
                 first = time.perf_counter() - start
                 seconds = statistics.median(time_side_by_side({"step": step}, args.repeats, 2, args.device)["step"])
-                rows.append({"preset": preset, "size": list(size), "tokens": tokens, "parameters": sum(p.numel() for p in net.parameters()), "batch": batch, "precision": "bfloat16" if half else "float32", "compiled": compiled,
+                rows.append({"preset": preset, "size": list(size), "tokens": tokens, "parameters": sum(p.numel() for p in net.parameters()), "batch": batch, "precision": "bfloat16" if half else "float32", "dropout": args.dropout, "compiled": compiled,
                              "images_per_second": round(batch / seconds, 2), "peak_mib": round(peak_memory(step, args.device) / 2**20), "gflop_per_image": round(flops / batch / 1e9, 2), "utilisation": round(flops / seconds / rate, 3), "matrix_gflops": round(rate / 1e9, 1),
                              "first_step_seconds": round(first, 1), **({"spent": spent(step)} if cuda else {})})
                 print(rows[-1], flush=True)
+                yield rows
                 del net, images, step
                 gc.collect()
                 if cuda: torch.cuda.empty_cache()
-    return rows
 
 
 def standing(net: nn.Module) -> int:
@@ -198,22 +199,23 @@ def fits_measured(preset: str, size: tuple[int, int], checkpointing: bool, args:
             gc.collect()
     torch.cuda.set_per_process_memory_fraction(GIGABYTES / torch.cuda.get_device_properties(0).total_memory)
     try:
-        few, more = peak(8), peak(24)
-        if few is None or more is None: return max((batch for batch in (1, 2, 4, 8) if peak(batch)), default=0)
-        guess = int(24 + (GIGABYTES - more) / ((more - few) / 16))
-        low, high, margin = 24, None, 64
+        start = 2 if preset == "xlarge" else 8
+        few, more = peak(start), peak(3 * start)
+        if few is None or more is None: return max((batch for batch in range(1, 3 * start) if peak(batch)), default=0)
+        guess = int(3 * start + (GIGABYTES - more) / ((more - few) / (2 * start)))
+        low, high, margin = 3 * start, None, 64
         while high is None or high - low > max(1, high // 32):
             if peak(guess): low = guess
             else: high = guess
             if high is None: guess, margin = low + max(1, low // margin), max(4, margin // 2)
-            elif low == 24: guess = max(low + 1, high - max(1, high // 32))
+            elif low == 3 * start: guess = max(low + 1, high - max(1, high // 32))
             else: guess = (low + high) // 2
             if high is not None and guess in (low, high): break
         return low
     finally: torch.cuda.set_per_process_memory_fraction(1.)
 
 
-def eight_gb(args: argparse.Namespace) -> list[dict]:
+def eight_gb(args: argparse.Namespace) -> Iterator[list[dict]]:
     "Largest batches."
     rows, fits = [], fits_measured if args.device == "cuda" else fits_computed
     for preset in args.presets:
@@ -222,7 +224,7 @@ def eight_gb(args: argparse.Namespace) -> list[dict]:
             for name, checkpointing in ("batch", False), ("batch with checkpointing", True): row[name] = fits(preset, size, checkpointing, args)
             rows.append(row)
             print(row, flush=True)
-    return rows
+            yield rows
 
 
 def main() -> None:
@@ -232,21 +234,22 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=8, help="images in a step on a CPU, and for the rival")
     parser.add_argument("--gpu_tokens", type=int, default=43264, help="tokens in a step of `presets` on a GPU: 256 images of 201 x 201")
+    parser.add_argument("--dropout", type=float, default=0., help="of `presets`; the training command has 0, too")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that count")
     args = parser.parse_args()
     args.presets = args.presets or (list(PRESETS) if args.device == "cuda" else ["tiny", "small", "medium"])
     if args.device == "cuda": torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    import json
-
     name = "autoencoder" if args.device == "cpu" else "autoencoder_cuda"
     path = RESULTS / f"{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    more = {"driver": driver(), "cuda": torch.version.cuda} if args.device == "cuda" else {}
     for part in args.parts:
         start = time.perf_counter()
-        results[part] = {"rival": rival, "presets": presets, "eight_gb": eight_gb}[part](args)
+        others = [row for row in results.get(part, []) if row.get("preset", args.presets[0]) not in args.presets] # presets that are not asked for keep theirs
+        for rows in {"rival": rival, "presets": presets, "eight_gb": eight_gb}[part](args):
+            results[part] = others + rows
+            save(name, results, batch=args.batch, repeats=args.repeats, **more)
         print(f"\n{part}, {time.perf_counter() - start:.0f} s\n{table(results[part])}", flush=True)
-        more = {"driver": driver(), "cuda": torch.version.cuda} if args.device == "cuda" else {}
-        save(name, results, batch=args.batch, repeats=args.repeats, **more)
 
 
 if __name__ == "__main__": main()

@@ -13,6 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -35,20 +36,20 @@ def rounded(row: dict) -> dict:
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
-def ladders(args: argparse.Namespace) -> list[dict]:
-    "A ladder for each length."
+def ladders(args: argparse.Namespace) -> Iterator[list[dict]]:
+    "A ladder for each length; what there is after each."
     found, cuda = [], args.device == "cuda"
     todo = [(length, SIDES[length], max(1, args.tokens // length), args.preset, False) for length in args.lengths]
     if cuda: todo.insert(0, (169, 201, 4, "small", True)) # small batch
     for length, side, batch, preset, overhead in todo:
         start = time.perf_counter()
         images = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0)).to(args.device)
-        rows = climb(own_ladder(args.device, overhead), images, preset, args.repeats)
+        rows = climb(own_ladder(args.device, overhead), images, preset, args.repeats if length <= 4096 else min(3, args.repeats))
         found.append({"tokens": length, "size": [side, side], "batch": batch, "preset": preset, "rungs": [rounded(row) for row in rows]})
         print(f"\n{length} tokens, batch {batch}, {preset}, {time.perf_counter() - start:.0f} s\n{table([rounded(row) for row in rows])}", flush=True)
+        yield found
         del images
         if cuda: torch.cuda.empty_cache()
-    return found
 
 
 def write_files(folder: Path, count: int) -> None:
@@ -58,8 +59,8 @@ def write_files(folder: Path, count: int) -> None:
     for i, image in enumerate(draw_drops(count=count).frames[:, 0, 0]): Image.fromarray((255 * image).round().byte().numpy()).save(folder / f"{i:04}.png")
 
 
-def loading(args: argparse.Namespace) -> list[dict]:
-    "Ways to bring images, with the fastest rung."
+def loading(args: argparse.Namespace) -> Iterator[list[dict]]:
+    "Ways to bring images, with the fastest rung; what there is after each."
     cuda = args.device == "cuda"
     counts = (0, 2, 4, 12) if cuda else (0, 1, 2)
     ways = [Loading(f"{workers} worker processes" if workers else "the process that trains", workers) for workers in counts]
@@ -81,7 +82,7 @@ def loading(args: argparse.Namespace) -> list[dict]:
             for way in ways:
                 rows.append({"images": kind, "rung": rung.name, "batch": batch, **rounded(measure_loading(way, dataset, step, batch)), "per_second_in_memory": round(bound, 1)})
                 print(rows[-1], flush=True)
-    return rows
+                yield rows
 
 
 class Timer:
@@ -115,12 +116,9 @@ def main() -> None:
     name = "autoencoder_ladder_cuda" if cuda else "autoencoder_ladder"
     path = RESULTS / f"{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    more = {"driver": driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if cuda else {}
     for part in args.parts:
-        start = time.perf_counter()
-        results[part] = {"ladder": ladders, "loading": loading}[part](args)
-        print(f"\n{part}: {time.perf_counter() - start:.0f} s", flush=True)
-        more = {"driver": driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if cuda else {}
-        save(name, results, preset=args.preset, tokens=args.tokens, repeats=args.repeats, **more)
+        for results[part] in {"ladder": ladders, "loading": loading}[part](args): save(name, results, preset=args.preset, tokens=args.tokens, repeats=args.repeats, **more)
 
 
 if __name__ == "__main__": main()
