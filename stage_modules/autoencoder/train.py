@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['RECONSTRUCTIONS', 'image_means', 'bell', 'weigh_windows', 'ssim', 'image_figures', 'ReconstructionLoss',
            'held_out_figures', 'draw_reconstructions', 'DataSettings', 'TrainConfig', 'decide', 'check_train_config',
-           'Part', 'split_items', 'other_seed', 'TrainData', 'read_data', 'LoadedBatches', 'is_out_of_memory',
-           'remedies', 'fitting_batch_size', 'trial_steps', 'out_of_memory_message', 'fit_into_memory',
-           'seconds_per_batch', 'plan', 'earlier_run', 'settle', 'prepare', 'Trained', 'save_reconstructions', 'train',
-           'main']
+           'level_directions', 'inner_matrices', 'Muon', 'pick_optimizer', 'Part', 'split_items', 'other_seed',
+           'TrainData', 'Drawn', 'read_data', 'LoadedBatches', 'is_out_of_memory', 'remedies', 'fitting_batch_size',
+           'trial_steps', 'out_of_memory_message', 'fit_into_memory', 'seconds_per_batch', 'plan', 'earlier_run',
+           'settle', 'prepare', 'Trained', 'save_reconstructions', 'smaller_batch', 'fit_run', 'train', 'main']
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #24cc8681
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #50a52ba3
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,11 +33,11 @@ from .cnn import ModelSettings, build_model, fill_model_settings
 from .images import DropImages, ImageBatch, ImageBatches, ImageFolder, collate_images, real_images
 from ..toolkit.checkpoints import find_checkpoint, load_checkpoint
 from ..toolkit.errors import CheckpointError, DataError, check_shape
-from ..toolkit.training import Engine, Trainer, TrainingConfig, changeable, check_settings
+from ..toolkit.training import Engine, Trainer, TrainingConfig, changeable, check_settings, make_optimizer
 from ..unet1d.sample import complain, written_beside
-from ..unet1d.train import also, check_memory, make_adamw
+from ..unet1d.train import also, check_memory
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #774db639
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #ce4670ac
 def image_means(
     values: Tensor, # one for each pixel, (B, 1, height, width)
     pixel_mask: Tensor | None = None, # True where a column of pixels is real, (B, width); None if all are
@@ -45,7 +46,7 @@ def image_means(
     if pixel_mask is None: return values.flatten(1).mean(1)
     return values.masked_fill(~pixel_mask[:, None, None], 0.).flatten(1).sum(1) / (pixel_mask.sum(1) * values.shape[2])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2dc70437
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #4981839a
 def bell(
     size: int = 11, # pixels
     sigma: float = 1.5, # standard deviation, pixels
@@ -55,7 +56,7 @@ def bell(
     weights = torch.exp(-distance**2 / (2 * sigma**2))
     return weights / weights.sum()
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #9a32e2c6
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #de7d8618
 def weigh_windows(
     values: Tensor, # any shape
     weights: Tensor, # of a window along one axis, (size,)
@@ -68,7 +69,7 @@ def weigh_windows(
     for start, weight in enumerate(others, 1): total.add_(values.narrow(dim, start, length), alpha=weight)
     return total
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #a4e8f146
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #5ab17bd6
 def ssim(
     output: Tensor, # what came out, (B, 1, height, width)
     images: Tensor, # what went in, pixels from 0 to 1, (B, 1, height, width)
@@ -90,7 +91,7 @@ def ssim(
     if inside is not None and not inside.any(1).all(): raise ValueError(f"image {int((~inside.any(1)).nonzero()[0])} of the batch is narrower than a window of {size} pixels")
     return image_means(likeness, inside)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2e1ae3eb
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e0ee2154
 def image_figures(
     output: Tensor, # what came out, (B, 1, height, width)
     images: Tensor, # what went in, (B, 1, height, width)
@@ -102,7 +103,7 @@ def image_figures(
     narrowest = images.shape[3] if pixel_mask is None else int(pixel_mask.sum(1).min())
     return found | ({"ssim": ssim(output, images, pixel_mask)} if min(images.shape[2], narrowest) >= 11 else {})
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #4290766b
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2eb2d6f4
 class ReconstructionLoss:
     "The loss for the Trainer: the mean difference of each image, summed over images."
     def __init__(self,
@@ -120,7 +121,7 @@ class ReconstructionLoss:
         difference = output.float() - batch.images
         return image_means(difference.square() if self.kind == "mse" else difference.abs(), batch.pixel_mask).sum(), len(batch.images)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #75c768df
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #623edd58
 def held_out_figures(
     batches: Iterable[ImageBatch], # always the same
     kind: Literal["mse", "l1"] = "mse", # which of them is the loss
@@ -140,7 +141,7 @@ def held_out_figures(
         return {"valid_loss": means[kind]} | means
     return evaluate
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #fb9f1f2e
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #14e5db45
 def draw_reconstructions(
     images: Sequence[Tensor] | Tensor, # originals, (1, height, width) each, sizes may differ
     reconstructions: Sequence[Tensor] | Tensor, # copies, of the same sizes
@@ -165,7 +166,7 @@ def draw_reconstructions(
     if title: figure.suptitle(title, fontsize=11)
     return figure
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #25e1308e
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b4244ba8
 @dataclass
 class DataSettings:
     "Images to train on, and images that are held out."
@@ -174,13 +175,14 @@ class DataSettings:
     valid_images: int = 128 # drops that are held out
     widths: tuple[int, ...] = () # drops have one of these widths each, in place of the one in input_size
     noise: float = 0. # standard deviation of the camera's noise on drops
+    draw_first: bool = changeable(False) # draw all drops before training and keep them, 4 bytes a pixel, in place of drawing each whenever it is needed
     own_widths: bool = False # pictures of a folder are scaled to input_size's height and keep their width, in place of being cut to its width
     skip_bad_files: bool = changeable(False) # leave out files that cannot be read, instead of stopping
     valid_share: float = 0.1 # of a folder's pictures, or of the pieces of real ones, that are held out
     valid_split: Literal["random", "last"] = "random" # which: any of them, or the last by name, for the frames of a film
     data_seed: int = 0 # of the drops and of what is held out; not the seed of training
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #8601f33b
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #8ccadcb2
 @dataclass
 class TrainConfig(DataSettings, ModelSettings, TrainingConfig):
     "Train an autoencoder, and write a checkpoint that `embed`, `reconstruct` and `Embedder.load` read."
@@ -196,6 +198,7 @@ class TrainConfig(DataSettings, ModelSettings, TrainingConfig):
     exp_name: str | None = changeable(None) # folder of this run in output_dir, `.` for output_dir itself; None: from model_type, tokens and preset
     num_epochs: Annotated[int, also("--epochs")] = changeable(20) # so many, at most
     learning_rate: Annotated[float | None, also("--lr")] = None # the highest; None: from the width of the model
+    muon: bool = False # matrices inside the model step equally far in all directions; the rest is left to AdamW
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "cosine" # of the learning rate, after the warm-up
     warmup_steps: int | None = None # steps in which the learning rate grows; None: a twentieth of the run, at most 200
 
@@ -206,7 +209,7 @@ class TrainConfig(DataSettings, ModelSettings, TrainingConfig):
         kind = [self.model_type] + [self.tokens] * (self.model_type == "transformer") + [self.preset]
         return Path(self.output_dir, "-".join(kind) if self.exp_name is None else self.exp_name)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d4d76fb3
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e54d7a16
 def decide(
     config: TrainConfig, # with None where something else decides
     batches: int | None = None, # in an epoch, where it is known
@@ -214,12 +217,13 @@ def decide(
     "Sizes of the model, learning rate and warm-up. Raises ValueError for a model that cannot be."
     config = fill_model_settings(config)
     width = config.token_dim if config.tokens == "patch" else config.latent
-    rate = min(3e-3, .24 / width) if config.learning_rate is None else config.learning_rate
+    larger = 2 if config.muon and config.model_type == "transformer" else 1
+    rate = larger * .4 / max(80, width) if config.learning_rate is None else config.learning_rate
     planned = config.num_epochs * ceil(batches / config.gradient_accumulation_steps) if batches else inf
     warmup = int(min(200, planned / 20, (config.max_steps or inf) / 20)) if config.warmup_steps is None else config.warmup_steps
     return replace(config, learning_rate=rate, warmup_steps=warmup)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7c316aec
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #76f44a42
 def check_train_config(
     config: TrainConfig, # as given
 ) -> None:
@@ -239,9 +243,70 @@ def check_train_config(
     need(not config.own_widths or config.data_path not in (None, "real"), "own_widths", "False: it is for a folder of pictures")
     need(config.exp_name is None or config.exp_name == "." or Path(config.exp_name).name == config.exp_name not in ("", ".."), "exp_name", "the name of a folder, or None")
     need(config.mixed_precision != "fp16" or torch.cuda.is_available(), "mixed_precision", "no or bf16: fp16 needs a GPU")
+    need(not config.muon or config.optimizer == "adamw", "optimizer", "adamw with muon, for what is not a matrix inside")
     check_settings(decide(config))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #1c2806d0
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #0eda667f
+def level_directions(
+    matrix: Tensor, # (n, m)
+    steps: int = 5, # times the polynomial is applied
+) -> Tensor: # (n, m), singular values near 1
+    "All directions of a matrix made about equally strong (the polynomial of Jordan et al. 2024, which ends between 0.7 and 1.2)."
+    x = matrix / (matrix.norm() + 1e-7)
+    if tall := x.shape[0] > x.shape[1]: x = x.T
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e9ced0c8
+def inner_matrices(
+    model: nn.Module, # an autoencoder
+) -> list[nn.Parameter]: # two dimensions or more
+    "Weights from features to features: in a transformer's blocks, and in a CNN's levels but the first and the last."
+    inside = [p for name, p in model.named_parameters() if ".blocks." in name or ".levels." in name]
+    return [p for p in inside if p.requires_grad and p.ndim >= 2 and min(p.shape[:2]) > 1]
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #5c5ebc9e
+class Muon(torch.optim.AdamW):
+    "AdamW, in which the matrices of groups with `muon=True` step along their levelled momentum. Sources: Jordan et al. 2024; Liu et al. 2025."
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None: # what AdamW's returns
+        "One step for all groups."
+        loss = None
+        if closure is not None:
+            with torch.enable_grad(): loss = closure()
+        for group in self.param_groups:
+            for p in group["params"] if group.get("muon") else ():
+                if p.grad is not None: self._step_matrix(p, group["lr"], group["weight_decay"])
+        super().step()
+        return loss
+
+    def _step_matrix(self, p: Tensor, rate: float, decay: float) -> None:
+        state, gradient = self.state[p], p.grad.flatten(1)
+        if not state: state.update(step=torch.tensor(0.), momentum=torch.zeros_like(gradient)) # AdamW wants a step in every state that it loads
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(gradient, .05)
+        ahead = level_directions(gradient.lerp(momentum, .95)) # Nesterov: where the momentum will be
+        p.mul_(1 - rate * decay).add_(ahead.view_as(p), alpha=-rate * .2 * max(gradient.shape)**.5)
+        p.grad = None # AdamW passes by what has no gradient
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #c1420298
+def pick_optimizer(
+    model: nn.Module, # an autoencoder
+    config: TrainConfig, # optimizer, muon, learning_rate, weight_decay
+) -> torch.optim.Optimizer:
+    "The Trainer's optimizer; AdamW forgets sooner than usual. Matrices decay, biases and norms do not."
+    usual = make_optimizer(model, config)
+    if config.optimizer != "adamw": return usual
+    groups = [{name: group[name] for name in ("params", "weight_decay")} for group in usual.param_groups]
+    if not config.muon: return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(.9, .95), fused=True)
+    inner = inner_matrices(model)
+    chosen = {id(p) for p in inner}
+    groups = [group | {"params": [p for p in group["params"] if id(p) not in chosen]} for group in groups]
+    return Muon([{"params": inner, "weight_decay": config.weight_decay, "muon": True}, *groups], lr=config.learning_rate, betas=(.9, .95))
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #07527cd1
 class Part(Dataset):
     "Some of the images of a data set."
     def __init__(self,
@@ -255,7 +320,7 @@ class Part(Dataset):
 
     def __getitem__(self, item: int) -> Tensor: return self.dataset[self.items[item]]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7523610c
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2efcab52
 def split_items(
     count: int, # images there are
     config: TrainConfig, # valid_share, valid_split, data_seed, data_path
@@ -266,14 +331,14 @@ def split_items(
     order = list(range(count)) if config.valid_split == "last" else torch.randperm(count, generator=torch.Generator().manual_seed(config.data_seed)).tolist()
     return sorted(order[:count - held]), sorted(order[count - held:])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2729367c
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b813b292
 def other_seed(
     seed: int, # from 0
 ) -> int: # another one, that nobody would think of
     "For what must not be what `seed` gives."
     return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b9ae1fde
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #542aa75c
 @dataclass
 class TrainData:
     "Images for a run."
@@ -286,7 +351,19 @@ class TrainData:
         widths = getattr(self.train, "widths", None)
         return max(widths) if widths else self.train[0].shape[2]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #93f3f6e1
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #beb1809a
+class Drawn(Dataset):
+    "Images that are made at once and kept."
+    def __init__(self,
+        dataset: DropImages, # that makes an image whenever it is asked for one
+    ):
+        self.images, self.widths = [dataset[i] for i in range(len(dataset))], dataset.widths
+
+    def __len__(self) -> int: return len(self.images)
+
+    def __getitem__(self, item: int) -> Tensor: return self.images[item]
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #156ce57e
 def read_data(
     config: TrainConfig, # data_path and what belongs to it, input_size
 ) -> TrainData:
@@ -294,7 +371,8 @@ def read_data(
     c, size = config, tuple(config.input_size)
     if c.data_path is None:
         drops = dict(size=size, widths=c.widths or None, noise=c.noise)
-        return TrainData(DropImages(c.images, seed=c.data_seed, **drops), DropImages(c.valid_images, seed=other_seed(c.data_seed), **drops), {})
+        train, valid = DropImages(c.images, seed=c.data_seed, **drops), DropImages(c.valid_images, seed=other_seed(c.data_seed), **drops)
+        return TrainData(*(Drawn(part) for part in (train, valid)), {}) if c.draw_first else TrainData(train, valid, {})
     if c.data_path == "real": found, skipped = list(real_images(size).images), {}
     else:
         found = ImageFolder(c.data_path, (size[0], None) if c.own_widths else size, skip_bad_files=c.skip_bad_files)
@@ -302,7 +380,7 @@ def read_data(
     train, valid = split_items(len(found), c)
     return TrainData(Part(found, train), Part(found, valid), skipped)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b28aaff1
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #5c6e823e
 class LoadedBatches(ImageBatches):
     "`ImageBatches`, read ahead by other processes; the same batches."
     def __init__(self, *args: Any, num_workers: int = 0, **settings: Any): # as for `ImageBatches`, and how many processes
@@ -313,21 +391,24 @@ class LoadedBatches(ImageBatches):
         if not self.num_workers: return super().__iter__()
         return iter(DataLoader(self.dataset, batch_sampler=self.order(), collate_fn=collate_images, num_workers=self.num_workers, pin_memory=torch.cuda.is_available()))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2d282505
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #033f142f
 def is_out_of_memory(
     error: BaseException, # of whatever kind
 ) -> bool:
     "Whether a smaller batch might have gone through."
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or isinstance(error, Exception) and should_reduce_batch_size(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)): return True
+    if str(error) in ("could not create a primitive", "std::bad_alloc"): return isinstance(error, RuntimeError) # what oneDNN and C++ say on a CPU
+    return isinstance(error, Exception) and should_reduce_batch_size(error)
 
 def remedies(
     config: TrainConfig, # of the run that did not fit, as decided
 ) -> list[str]: # what can still be done, in the order in which to try it
     "Ways to less memory; those that leave the result as it is come first."
     c, transformer, half = config, config.model_type == "transformer", max(1, config.batch_size // 2)
+    parts = f"--batch_size {half} --gradient_accumulation_steps {2 * c.gradient_accumulation_steps} (the same step in smaller parts)"
     ways = {
         "--use_flash_attention (attention without its matrix, the same result)": transformer and not c.use_flash_attention,
-        f"--auto_batch_size, or by hand --batch_size {half} --gradient_accumulation_steps {2 * c.gradient_accumulation_steps} (the same step in smaller parts)": c.batch_size > 1,
+        parts if c.auto_batch_size else f"--auto_batch_size, or by hand {parts}": c.batch_size > 1,
         "--use_gradient_checkpointing (the same result, for a second pass forward)": not c.use_gradient_checkpointing,
         "--mixed_precision bf16 (two bytes in place of four for most of what is kept for the way back)": c.mixed_precision == "no",
         f"--patch_size {2 * (c.patch_size or 16)} (a quarter of the tokens, another model)": transformer and c.tokens == "patch",
@@ -335,7 +416,7 @@ def remedies(
         "a smaller --input_size (other images)": True}
     return [way for way, applies in ways.items() if applies]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2c317b4f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #198cf548
 def fitting_batch_size(
     attempt: Callable[[int], Any], # works on a batch of this size, or raises an out-of-memory error
     start: int, # the size to begin with
@@ -347,14 +428,17 @@ def fitting_batch_size(
         size //= 2
         return size
     def fits(batch_size: int) -> int:
-        attempt(batch_size)
+        try: attempt(batch_size)
+        except Exception as error:
+            if is_out_of_memory(error): raise torch.OutOfMemoryError(f"a batch of {batch_size} is out of memory.") from error # in the words that it knows
+            raise
         return batch_size
     try: return find_executable_batch_size(fits, starting_batch_size=start, reduce_batch_size_fn=halve)()
     except RuntimeError as error:
         if size: raise
         raise MemoryError("not even a batch of 1 fits") from error
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #7411f26c
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #1532e374
 def trial_steps(
     config: TrainConfig, # as decided
     batch_size: int, # images
@@ -364,12 +448,12 @@ def trial_steps(
     "Steps of a model of its own on grey images; draws no random numbers that training would miss. Raises an out-of-memory error where they do not fit."
     with torch.random.fork_rng(devices=[]):
         model = build_model(config).train()
-        engine = Engine(model, config, ReconstructionLoss(config.loss), make_adamw(model, config))
+        engine = Engine(model, config, ReconstructionLoss(config.loss), pick_optimizer(model, config))
         mask = torch.ones(batch_size, width, dtype=torch.bool) if config.widths or config.own_widths else None
         batch = ImageBatch(torch.full((batch_size, 1, config.input_size[0], width), .5), mask)
         for _ in range(steps): engine.step([batch], 0.)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #1e551e0b
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e3d89b35
 def out_of_memory_message(
     config: TrainConfig, # of the run that did not fit
 ) -> str:
@@ -378,7 +462,7 @@ def out_of_memory_message(
     kept = f". Nothing is lost: {config.folder / 'last'} is whole, and --resume goes on from it with --use_gradient_checkpointing" if saved and not config.use_gradient_checkpointing else ""
     return f"out of memory with batch_size={config.batch_size}. What helps, in this order: {'; '.join(remedies(config))}{kept}"
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #60efb3b5
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #79958e65
 def fit_into_memory(
     config: TrainConfig, # as decided
     width: int, # pixels of the widest image
@@ -389,29 +473,27 @@ def fit_into_memory(
     except MemoryError as error: raise MemoryError(out_of_memory_message(replace(config, batch_size=1))) from error
     return replace(config, batch_size=size, gradient_accumulation_steps=config.gradient_accumulation_steps * ceil(config.batch_size / size))
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #f147a3d9
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #cbacadab
 def seconds_per_batch(
-    config: TrainConfig, # loss, mixed_precision, device
+    config: TrainConfig, # all settings
     model: nn.Module, # is left as it was
     batches: Iterable[ImageBatch], # of training
     trials: int = 4, # batches to time
-) -> float: # seconds to fetch a batch and go forward and back
-    "Times training; draws no random numbers that training would miss."
-    device, loss = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"), ReconstructionLoss(config.loss)
-    model, seconds = model.to(device).train(), []
-    half = torch.autocast(device.type, torch.float16 if config.mixed_precision == "fp16" else torch.bfloat16, enabled=config.mixed_precision != "no")
+) -> float: # seconds to fetch a batch and take a step
+    "Times training, with steps of length 0; draws no random numbers that training would miss."
+    config, seconds = decide(config), []
     with torch.random.fork_rng(devices=[]):
+        engine = Engine(model, config, ReconstructionLoss(config.loss), pick_optimizer(model, config)) # an optimizer that is thrown away
+        model.train()
         start, fetched = time.perf_counter(), islice(batches, trials + 1)
-        for images, pixel_mask in fetched:
-            with half: total, count = loss(model, ImageBatch(images.to(device), pixel_mask if pixel_mask is None else pixel_mask.to(device)))
-            (total / count).backward()
-            if device.type == "cuda": torch.cuda.synchronize()
+        for batch in fetched:
+            engine.step([batch], 0.).tolist() # waits for the device
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
     model.zero_grad(set_to_none=True)
     return sum(seconds[1:] or seconds) / len(seconds[1:] or seconds) # the first warms up
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #a42f2eec
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #14f3bebe
 def plan(
     config: TrainConfig, # max_minutes, max_steps
     model: nn.Module, # to time
@@ -423,7 +505,7 @@ def plan(
     fit = steps_that_fit(config.max_minutes, seconds_per_batch(config, model, batches), config.gradient_accumulation_steps)
     return replace(config, max_steps=fit) if fit < config.num_epochs * ceil(len(batches) / config.gradient_accumulation_steps) else config
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #aa07e290
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #71f0b275
 def earlier_run(
     config: TrainConfig, # resume, folder, model_type, tokens, preset
 ) -> dict[str, Any]: # its configuration; empty where there is nothing to resume
@@ -434,7 +516,7 @@ def earlier_run(
         if found.get(name) != getattr(config, name): raise CheckpointError(f"is of a run with {name} {found.get(name)!r}, and this one has {getattr(config, name)!r}", config.folder / "last")
     return found
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #310d4158
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #75134099
 def settle(
     config: TrainConfig, # as given
     data: TrainData, # of the run
@@ -454,7 +536,7 @@ def settle(
     if not earlier: config = plan(config, model, batches)
     return decide(replace(config, warmup_steps=warmup), len(batches)), model, batches
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2e53ed4f
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #2a6505a3
 def prepare(
     config: TrainConfig, # all settings
 ) -> tuple[Trainer, TrainData]: # ready for `fit`, and its images
@@ -467,9 +549,9 @@ def prepare(
     config, model, batches = settle(config, data, earlier)
     config = replace(config, output_dir=config.folder and str(config.folder), exp_name=".") # the Trainer's folder is the run's own
     evaluate = held_out_figures(ImageBatches(data.valid, config.batch_size, shuffle=False), config.loss, config.mixed_precision)
-    return Trainer(model, config, batches, ReconstructionLoss(config.loss), evaluate=evaluate, optimizer=make_adamw(model, config)), data
+    return Trainer(model, config, batches, ReconstructionLoss(config.loss), evaluate=evaluate, optimizer=pick_optimizer(model, config)), data
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #5eabb6d7
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d8bf5c3b
 @dataclass
 class Trained:
     "What a training run leaves."
@@ -492,7 +574,7 @@ class Trained:
         images = [self.data.valid[i] for i in range(min(most, len(self.data.valid)))]
         return images, [self.model(image[None])[0][0] for image in images]
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #0f3ed2dc
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #99ea51dc
 RECONSTRUCTIONS = "reconstructions.png" # in a run's folder
 
 def save_reconstructions(
@@ -507,17 +589,38 @@ def save_reconstructions(
         with written_beside(path) as new: figure.savefig(new, dpi=150, format="png")
     finally: plt.close(figure)
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #3b3ec801
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #d25e7995
+def smaller_batch(
+    config: TrainConfig, # as given
+    failed: TrainConfig, # as decided for the run that did not fit; a batch of 2 at least
+) -> TrainConfig: # the same step in smaller parts
+    "Half the batch."
+    half = failed.batch_size // 2
+    return replace(config, batch_size=half, gradient_accumulation_steps=failed.gradient_accumulation_steps * ceil(failed.batch_size / half))
+
+def fit_run(
+    config: TrainConfig, # all settings
+) -> tuple[Trainer, TrainData, list[dict]]: # trained, its images, and its history
+    "Raises what `prepare` raises, and MemoryError with advice."
+    while True:
+        trainer = None
+        try:
+            trainer, data = prepare(config)
+            return trainer, data, trainer.fit()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or "What helps" in str(error): raise
+            failed, first = (trainer.config, trainer.progress.step == 0) if trainer else (decide(config), False)
+            if not (first and config.auto_batch_size and failed.batch_size > 1): raise MemoryError(out_of_memory_message(failed)) from error
+            config = smaller_batch(config, failed)
+        trainer = None # and its memory
+        gc.collect()
+
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #e398a928
 def train(
     config: TrainConfig, # all settings
 ) -> Trained:
     "Images to autoencoder; leaves a picture of reconstructions beside the checkpoints. Raises what `prepare` raises, and MemoryError with advice."
-    try:
-        trainer, data = prepare(config)
-        history = trainer.fit()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or "What helps" in str(error): raise
-        raise MemoryError(out_of_memory_message(decide(config))) from error
+    trainer, data, history = fit_run(config)
     if trainer.folder is not None and find_checkpoint(trainer.folder / "best"): trainer.load_best()
     with torch.random.fork_rng(devices=[]): model = build_model(trainer.config) # not compiled, on the CPU
     model.load_state_dict(trainer.model.state_dict())
@@ -525,7 +628,7 @@ def train(
     if trainer.folder is not None and trainer.is_main: save_reconstructions(done, trainer.folder / RECONSTRUCTIONS)
     return done
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #75e3b05a
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #0423bf64
 def main(
     argv: Sequence[str] | None = None, # command line; None takes the program's own
 ) -> int: # exit code: 0; 2 for bad input or too little memory; 130 when interrupted
@@ -540,5 +643,5 @@ def main(
     print(f"{len(done.data.train):,} images, {done.seconds:.0f} s; {len(done.data.valid):,} held out: {told}" + (f"; best checkpoint in {config.folder / 'best'}" if config.folder else ""))
     return 0
 
-# %% ../../nbs/stage5_autoencoder/07_train.ipynb #032e1ea3
+# %% ../../nbs/stage5_autoencoder/07_train.ipynb #b90a6c05
 if __name__ == "__main__" and "get_ipython" not in globals(): sys.exit(main())
