@@ -122,7 +122,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(memory, precision, checkpo
 
 
 def test_a_gpu_keeps_the_softmax_in_float32():
-    same = dict(tokens=40, dim=16, num_heads=2)
+    same = {"tokens": 40, "dim": 16, "num_heads": 2}
     assert block_bytes(**same, device="cuda") == block_bytes(**same, device="cpu")
     extra = block_bytes(**same, fused=False, precision="bf16", device="cuda") - block_bytes(**same, fused=False, precision="bf16")
     assert extra == 4 * 2 * 40 * 40
