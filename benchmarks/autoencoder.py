@@ -9,7 +9,7 @@ drops attention weights too, as torch's layer does), float32 and, where the proc
 `presets`: a training step (forward, backward, AdamW) of each preset at 201 x 201 and 152 x 1280: images per second, peak bytes of tensors beyond weights, optimizer and batch, and model FLOP utilisation: matrix products of forward and backward (counted by `torch.utils.flop_counter`,
 checkpointing's second pass not counted) per second, against a product of two large matrices measured in the same run at the same precision.
 `eight_gb`: the largest batch of a training step in 8 GB with weights, gradients and optimizer, with and without checkpointing. On a GPU measured, with `torch.cuda.set_per_process_memory_fraction`; on a CPU computed from two measured batch sizes, and marked so.
-Writes results/autoencoder.json, on a GPU results/autoencoder_cuda.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
+Writes results/autoencoder.json, on a GPU results/autoencoder_<card>.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
 import argparse
 import gc
 import json
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from autoencoder_ladder import driver
-from common import RESULTS, save, table
+from common import RESULTS, card, save, table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -239,7 +239,7 @@ def main() -> None:
     args = parser.parse_args()
     args.presets = args.presets or (list(PRESETS) if args.device == "cuda" else ["tiny", "small", "medium"])
     if args.device == "cuda": torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    name = "autoencoder" if args.device == "cpu" else "autoencoder_cuda"
+    name = "autoencoder" if args.device == "cpu" else f"autoencoder_{card()}"
     path = RESULTS / f"{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
     more = {"driver": driver(), "cuda": torch.version.cuda} if args.device == "cuda" else {}

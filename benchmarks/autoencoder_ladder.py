@@ -6,7 +6,7 @@
 `ladder`: `stage_modules.autoencoder.speed.climb` for each length: all rungs are timed in turns, speed and peak memory beside the rung below, and how far off the gradient is. Images are squares of whole patches of 16 pixels; each length has as many tokens in a step as the
 others (`--tokens`), and on a GPU once more at a small batch, where telling the card what to do takes longer than doing it.
 `loading`: one pass through drops that are drawn when they are wanted, and through PNG files, with several numbers of worker processes, pinned memory, and copies ahead of the step.
-Writes results/autoencoder_ladder.json, on a GPU results/autoencoder_ladder_cuda.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
+Writes results/autoencoder_ladder.json, on a GPU results/autoencoder_ladder_<card>.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
 import argparse
 import json
 import os
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import RESULTS, save, table
+from common import RESULTS, card, save, table
 
 from stage_modules.autoencoder.images import DropImages, ImageFolder, draw_drops
 from stage_modules.autoencoder.speed import Loading, Step, climb, measure_loading, own_ladder
@@ -113,7 +113,7 @@ def main() -> None:
     args.lengths = args.lengths or [length for length in SIDES if cuda or length <= 4096]
     args.tokens = args.tokens or (65536 if cuda else 4096)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    name = "autoencoder_ladder_cuda" if cuda else "autoencoder_ladder"
+    name = f"autoencoder_ladder_{card()}" if cuda else "autoencoder_ladder"
     path = RESULTS / f"{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
     more = {"driver": driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if cuda else {}

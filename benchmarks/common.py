@@ -41,6 +41,15 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def card() -> str:
+    "Short name of the GPU, for a file's name: h100, a100, rtx4090."
+    import torch
+
+    name = torch.cuda.get_device_name(0)
+    found = re.search(r"\b(RTX|GTX)?\s*([A-Z]{0,2}\d{2,4}\w*)", name)
+    return "".join(part for part in found.groups() if part).lower() if found else "gpu"
+
+
 def save(
     name: str, # of the benchmark: the file is results/<name>.json
     results: dict | list, # what was measured, plain numbers and names
