@@ -26,13 +26,20 @@ import torch
 from common import cores, save, table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from stage_modules.attention.cost import peak_memory, time_side_by_side
 from stage_modules.autoencoder.cnn import ModelSettings, build_model, count_parameters
+from stage_modules.autoencoder.comparison import (
+    Racer,
+    end_loss,
+    in_turns,
+    operations,
+    pick_factor,
+    read_labels,
+    try_rates,
+)
 from stage_modules.autoencoder.images import DropImages, real_images
 from stage_modules.autoencoder.model import PRESETS
-from stage_modules.autoencoder.sequence import fit_readout
 
 try:
     from stage_modules.autoencoder.train import image_figures
@@ -123,21 +130,11 @@ def without_gradient(call: Callable[[Tensor], object], images: Tensor, args: arg
     return run
 
 
-def operations(net: nn.Module, image: Tensor) -> int:
-    "Of forward and backward of one image, counted; the fused kernel is off, so that its products are seen on every device."
-    for module in net.modules():
-        if hasattr(module, "use_flash_attention"): module.use_flash_attention = False
-    with FlopCounterMode(display=False) as counter: net(image)[0].square().mean().backward()
-    for module in net.modules():
-        if hasattr(module, "use_flash_attention"): module.use_flash_attention = True
-    return counter.get_total_flops()
-
-
 def cost(preset: str, size: tuple[int, int], batch: int, names: tuple[str, ...], args: argparse.Namespace) -> list[dict]:
     "A row for each net."
     images = torch.rand(batch, 1, *size, device=args.device)
     nets = {name: make(name, preset, 0, args) for name in names}
-    flops = {name: operations(net, images[:1]) for name, net in nets.items()}
+    flops = {name: operations(net, size) for name, net in nets.items()}
     steps = {name: train_step(net, images, args) for name, net in nets.items()}
     seconds = {"train": time_side_by_side(steps, args.repeats, 2, args.device)} # warms up: then memory is what it always is
     peaks = {name: peak_memory(step, args.device) for name, step in steps.items()}
@@ -155,82 +152,17 @@ def cost(preset: str, size: tuple[int, int], batch: int, names: tuple[str, ...],
     return rows
 
 
-class Training:
-    "A net that trains a little at a time; its clock stands between."
-
-    def __init__(self, name: str, preset: str, seed: int, images: Tensor, rate: float, args: argparse.Namespace, seconds: float | None = None, steps: int | None = None):
-        self.name, self.images, self.rate, self.args, self.seconds, self.steps = name, images, rate, args, seconds, steps
-        self.net = make(name, preset, seed, args).train()
-        self.chance = torch.Generator(args.device).manual_seed(seed)
-        for _ in range(3): self.loss(images[:args.batch]).backward() # kernels are chosen, memory is taken; nothing is learned
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=rate, betas=(.9, .95), fused=True)
-        self.step, self.elapsed, self.curve, self.total = 0, 0., [], torch.zeros((), device=args.device)
-
-    def loss(self, some: Tensor) -> Tensor:
-        x = floats(some)
-        with half(self.args): output = self.net(x)[0]
-        return F.mse_loss(output.float(), x)
-
-    def done(self, elapsed: float) -> float:
-        "From 0 to 1."
-        return min(1., self.step / self.steps if self.steps else elapsed / self.seconds)
-
-    def take_step(self, share: float) -> None:
-        for group in self.optimizer.param_groups: group["lr"] = self.rate * min(1., share / .05 + .02) * (1 + math.cos(math.pi * share)) / 2
-        some = torch.randint(len(self.images), (self.args.batch,), device=self.args.device, generator=self.chance)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.images[some])
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.)
-        self.optimizer.step()
-        self.total += loss.detach()
-        self.step += 1
-
-    def advance(self, seconds: float) -> bool:
-        "Train for so long, at most to the end. False once that is reached."
-        wait = torch.cuda.synchronize if self.args.device == "cuda" else lambda: None
-        wait()
-        start, first = time.perf_counter(), self.step
-        while (spent := time.perf_counter() - start) < seconds and self.done(self.elapsed + spent) < 1:
-            self.take_step(self.done(self.elapsed + spent))
-            if self.step % 4 == 0: wait() # else the clock runs ahead of the GPU
-        wait()
-        self.elapsed += time.perf_counter() - start
-        if self.step > first: self.curve.append([self.step, round(self.elapsed, 2), self.total.item() / (self.step - first)])
-        self.total.zero_()
-        return self.done(self.elapsed) < 1
-
-    def end_loss(self) -> float:
-        "Over the last quarter of the steps, and never less than the last turn; infinite where it is no number."
-        last = [(after - before, loss) for (before, _, _), (after, _, loss) in zip([[0, 0, 0], *self.curve], self.curve) if after > .75 * self.step]
-        value = sum(steps * loss for steps, loss in last) / sum(steps for steps, _ in last)
-        return value if math.isfinite(value) else math.inf
+def racer(name: str, preset: str, seed: int, images: Tensor, rate: float, args: argparse.Namespace, **budget: float) -> Racer:
+    "Either kind of net, at the start."
+    return Racer(make(name, preset, seed, args), images, rate, args.batch, args.device == "cuda", seed, **budget)
 
 
-def in_turns(runs: list[Training], turn: float = .5) -> None:
-    "To the end of all of them."
-    going = list(runs)
-    while going: going = [run for run in going if run.advance(turn)]
-
-
-def find_rates(preset: str, images: Tensor, names: tuple[str, ...], args: argparse.Namespace) -> tuple[dict[str, float], list[dict]]:
+def find_rates(preset: str, images: Tensor, args: argparse.Namespace) -> tuple[dict[str, float], list[dict]]:
     "A rate for each net, and all that was tried."
-    base, tried = .24 / PRESETS[preset].token_dim, {name: {} for name in names}
-    for _ in range(3):
-        todo = [(name, factor) for name in names for factor in next_factors(tried[name])]
-        runs = [Training(name, preset, 100, images, base * factor, args, seconds=args.trial) for name, factor in todo]
-        in_turns(runs, args.trial / 8)
-        for (name, factor), run in zip(todo, runs): tried[name][factor] = run.end_loss()
-    best = {name: min(factor for factor, loss in found.items() if loss <= 1.1 * min(found.values())) for name, found in tried.items()}
-    rows = [{"preset": preset, "net": name, "rate": base * best[name], "at_the_edge": min(found, key=found.get) in (min(found), max(found)), "tried": [[base * factor, number(loss)] for factor, loss in sorted(found.items())]} for name, found in tried.items()]
-    return {name: base * factor for name, factor in best.items()}, rows
-
-
-def next_factors(tried: dict[float, float]) -> tuple[float, ...]:
-    "One and two, then on beyond the best one, if it is at an end."
-    if not tried: return 1., 2.
-    best = min(tried, key=tried.get)
-    return (best / 2,) if best == min(tried) else (2 * best,) if best == max(tried) else ()
+    base = .24 / PRESETS[preset].token_dim
+    tried = try_rates(lambda name, rate: racer(name, preset, 100, images, rate, args, seconds=args.trial), NETS, base, args.trial / 8)
+    rates = {name: base * pick_factor(found) for name, found in tried.items()}
+    return rates, [{"preset": preset, "net": name, "rate": rates[name], "at_the_edge": min(found, key=found.get) in (min(found), max(found)), "tried": [[base * factor, number(loss)] for factor, loss in sorted(found.items())]} for name, found in tried.items()]
 
 
 def number(value: float) -> float | None:
@@ -259,18 +191,11 @@ def embed(net: nn.Module, images: Tensor, args: argparse.Namespace) -> Tensor:
 
 
 def probe(z: Tensor, y: Tensor) -> dict[str, float | None]:
-    "R2 of each label from a linear map and from neighbours, and how far the linear map misses the place, in pixels."
+    "R2 of each label from a linear map and from neighbours, and how far the linear map misses size and place, in pixels."
     if not z.isfinite().all(): return {}
-    y, fitted = y.cpu(), len(y) * 2 // 3
-    new, some = y[fitted:], fitted * 4 // 5
-    r2 = lambda guess, true: 1 - (guess - true).square().mean(0) / (true - y[:fitted].mean(0)).square().mean(0)
-    ridge = max((10.**p for p in range(-5, 2)), key=lambda ridge: r2(fit_readout(z[:some], y[:some], ridge)(z[some:fitted]), y[some:fitted]).mean().item())
-    guess = fit_readout(z[:fitted], y[:fitted], ridge)(z[fitted:])
-    scaled = (z - z[:fitted].mean(0)) / z[:fitted].std(0).clamp(min=1e-6)
-    near = torch.cdist(scaled[fitted:], scaled[:fitted]).topk(5, largest=False).indices
-    found = {f"linear_{name}": value for name, value in zip(LABELS, r2(guess, new).tolist())} | {f"near_{name}": value for name, value in zip(LABELS, r2(y[near].mean(1), new).tolist())}
-    misses = (guess - new).square().mean(0).sqrt().tolist()
-    return {name: number(value) for name, value in found.items()} | {"rmse_radius_px": number(misses[0]), "rmse_column_px": number(misses[2]), "ridge": ridge}
+    found = read_labels(z, y.cpu())
+    scores = {f"{kind}_{name}": number(value) for kind in ("linear", "near") for name, value in zip(LABELS, getattr(found, kind).tolist())}
+    return scores | {"rmse_radius_px": number(found.rmse[0].item()), "rmse_column_px": number(found.rmse[2].item()), "ridge": found.ridge}
 
 
 def agreement(net: nn.Module, images: Tensor) -> dict[str, float | None]:
@@ -341,13 +266,13 @@ def driver(device: str) -> dict[str, str]:
 SHOWN = ("part", "preset", "net", "seed", "budget", "images", "steps", "elapsed", "mse", "ssim", "linear_radius", "linear_column", "linear_speed", "near_column")
 
 
-def result(run: Training, part: str, preset: str, seed: int, budget: str, data: dict[str, Tensor], **more) -> dict:
+def result(name: str, run: Racer, part: str, preset: str, seed: int, budget: str, data: dict[str, Tensor], args: argparse.Namespace, **more) -> dict:
     "The row of a net that has been trained."
-    row = {"part": part, "preset": preset, "net": run.name, "seed": seed, "budget": budget, "images": len(run.images), "size": list(run.images.shape[-2:]), "rate": number(run.rate), "parameters": count_parameters(run.net),
-           "steps": run.step, "elapsed": round(run.elapsed, 2), "train_mse": number(run.end_loss()), **figures(run.net, data["valid"], run.args)}
-    if "labels" in data and (budget == "seconds" or run.args.device == "cuda"): row |= probe(embed(run.net, data["probe"], run.args), data["labels"])
+    row = {"part": part, "preset": preset, "net": name, "seed": seed, "budget": budget, "images": len(run.images), "size": list(run.images.shape[-2:]), "rate": number(run.rate), "parameters": count_parameters(run.net),
+           "steps": run.step, "elapsed": round(run.elapsed, 2), "train_mse": number(end_loss(run.curve)), **figures(run.net, data["valid"], args)}
+    if "labels" in data and (budget == "seconds" or args.device == "cuda"): row |= probe(embed(run.net, data["probe"], args), data["labels"])
     every = max(1, len(run.curve) // 30)
-    return row | more | {"curve": [[step, seconds, number(loss)] for step, seconds, loss in run.curve[::every]]}
+    return row | more | {"curve": [[step, round(seconds, 2), number(loss)] for step, seconds, loss in run.curve[::every]]}
 
 
 def race(report: Report, part: str, preset: str, seed: int, *given, **named) -> None:
@@ -359,17 +284,17 @@ def run_race(report: Report, part: str, preset: str, seed: int, data: dict[str, 
     "Equal seconds, and equal steps of the net that got farther."
     args, images = report.args, data["train"] if images is None else images
     if not report.room(f"{part}, {preset}, seed {seed}, {len(images)} images", len(names) * args.seconds + 2): return
-    runs = [Training(name, preset, seed, images, rates[name], args, seconds=args.seconds) for name in names]
-    in_turns(runs)
-    rows = [result(run, part, preset, seed, "seconds", data, **more(run.net)) for run in runs]
-    report.add("training", *rows, shown=SHOWN)
-    fewest, most = min(runs, key=lambda run: run.step), max(runs, key=lambda run: run.step)
-    need = args.seconds * fewest.step / most.step
-    if not equal_steps or fewest.step == most.step or not report.room(f"{part}, {preset}, seed {seed}, equal steps", need + 1): return
-    again = Training(most.name, preset, seed, images, rates[most.name], args, steps=fewest.step)
+    runs = {name: racer(name, preset, seed, images, rates[name], args, seconds=args.seconds) for name in names}
+    in_turns(list(runs.values()))
+    rows = {name: result(name, run, part, preset, seed, "seconds", data, args, **more(run.net)) for name, run in runs.items()}
+    report.add("training", *rows.values(), shown=SHOWN)
+    fewest, most = (choose(runs, key=lambda name: runs[name].step) for choose in (min, max))
+    need = args.seconds * runs[fewest].step / runs[most].step
+    if not equal_steps or runs[fewest].step == runs[most].step or not report.room(f"{part}, {preset}, seed {seed}, equal steps", need + 1): return
+    again = racer(most, preset, seed, images, rates[most], args, steps=runs[fewest].step)
     in_turns([again])
-    same = {key: value for key, value in rows[runs.index(fewest)].items() if key != "curve"} | {"budget": "steps"}
-    report.add("training", same, result(again, part, preset, seed, "steps", data), shown=SHOWN)
+    same = {key: value for key, value in rows[fewest].items() if key != "curve"} | {"budget": "steps"}
+    report.add("training", same, result(most, again, part, preset, seed, "steps", data, args), shown=SHOWN)
 
 
 def floors(data: dict[str, Tensor], name: str, preset: str, args: argparse.Namespace) -> list[dict]:
@@ -425,7 +350,7 @@ def measure(report: Report, sets: dict[str, dict[str, Tensor]], args: argparse.N
     report.add("floors", *floors(square, "square", args.extra, args), *floors(sets["strip"], "strip", args.extra, args), shown=("set", "what", "mse", "ssim", *(f"linear_{name}" for name in LABELS), "near_column"))
     for preset in args.presets:
         if not report.room(f"size, {preset}", 8 * args.trial + 2 * args.seconds): continue
-        rates[preset], tried = find_rates(preset, square["train"], NETS, args)
+        rates[preset], tried = find_rates(preset, square["train"], args)
         report.add("rates", *tried)
         race(report, "size", preset, 0, square, rates[preset], more=partial(looks, sets=sets, maps=(16 if gpu else 4) * (preset == args.extra), args=args))
     extra = rates.get(args.extra)
