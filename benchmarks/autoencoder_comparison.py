@@ -1,6 +1,6 @@
 """Patch transformer and CNN of equal parameters and equal latent, on drawn drops: cost, copies at equal seconds and at equal steps, what a linear map reads from the embeddings, few images, other sizes.
 
-    python benchmarks/autoencoder_comparison.py                  two cores: tiny and small, about ten minutes
+    python benchmarks/autoencoder_comparison.py                  two cores: tiny and small, about twelve minutes
     python benchmarks/autoencoder_comparison.py --device cuda    a GPU: tiny to large, bfloat16 autocast for both nets, less than 200 seconds
     python benchmarks/autoencoder_comparison.py --quick          tiny alone, 3 seconds each
 
@@ -8,7 +8,7 @@
 `rates`: for each preset every net looks for its learning rate: short runs with a cosine to zero at two rates, then a factor of 2 on into the better direction, twice at most; the training loss at the end decides. Short runs like high rates, so that the lowest rate within a tenth of the best loss is taken.
 `training`: both nets train in turns, half a second each, so that slow moments of the machine fall on both; a net's clock runs only in its own turns. AdamW with betas (.9, .95), warm-up over a twentieth, cosine to zero, gradients clipped at norm 1. Equal steps: the net that took more
 steps in equal seconds trains anew with as many steps as the other one took. Held-out figures are means over 128 drops. Probes are fitted on embeddings of 1,000 drops and tested on 500 others: R2 (1 is perfect, 0 is the mean) of a linear map, its ridge chosen on a fifth of the 1,000, and of
-the mean of five nearest neighbours; strips have half as many, and on a CPU the runs of equal steps have none. `floors`: the mean image; probes of nets with fresh weights and of the pixels themselves, 8 by 8 of them averaged.
+the mean of five nearest neighbours; strips have half as many, and on a CPU the runs of equal steps have none. `muon`: the race once more, with Muon for the matrices inside either net, and rates that were looked for with it. `floors`: the mean image; probes of nets with fresh weights and of the pixels themselves, 8 by 8 of them averaged.
 Writes results/autoencoder_comparison.json, on a GPU results/autoencoder_comparison_cuda.json, after each row; what would not end within --limit seconds is left out, and named."""
 import argparse
 import math
@@ -42,9 +42,10 @@ from stage_modules.autoencoder.images import DropImages, real_images
 from stage_modules.autoencoder.model import PRESETS
 
 try:
-    from stage_modules.autoencoder.train import image_figures
+    from stage_modules.autoencoder.train import Muon, image_figures, inner_matrices
 except ImportError as missing: # a bare machine: the module also reads command lines and data from the web
-    print(f"no SSIM: {missing}")
+    print(f"no SSIM and no Muon: {missing}")
+    Muon = None
     def image_figures(output: Tensor, images: Tensor) -> dict[str, Tensor]: return {"mse": (output - images).square().flatten(1).mean(1), "l1": (output - images).abs().flatten(1).mean(1)}
 
 BEGUN = time.perf_counter()
@@ -152,17 +153,24 @@ def cost(preset: str, size: tuple[int, int], batch: int, names: tuple[str, ...],
     return rows
 
 
-def racer(name: str, preset: str, seed: int, images: Tensor, rate: float, args: argparse.Namespace, **budget: float) -> Racer:
+def muon(net: nn.Module, rate: float) -> torch.optim.Optimizer:
+    "Muon for the matrices inside, AdamW for the rest, as `train --muon` has it."
+    inner = inner_matrices(net)
+    chosen = {id(p) for p in inner}
+    return Muon([{"params": inner, "muon": True}, {"params": [p for p in net.parameters() if id(p) not in chosen]}], lr=rate, betas=(.9, .95))
+
+
+def racer(name: str, preset: str, seed: int, images: Tensor, rate: float, args: argparse.Namespace, optimizer: Callable | None = None, **budget: float) -> Racer:
     "Either kind of net, at the start."
-    return Racer(make(name, preset, seed, args), images, rate, args.batch, args.device == "cuda", seed, **budget)
+    return Racer(make(name, preset, seed, args), images, rate, args.batch, args.device == "cuda", seed, optimizer, **budget)
 
 
-def find_rates(preset: str, images: Tensor, args: argparse.Namespace) -> tuple[dict[str, float], list[dict]]:
+def find_rates(preset: str, images: Tensor, args: argparse.Namespace, optimizer: Callable | None = None) -> tuple[dict[str, float], list[dict]]:
     "A rate for each net, and all that was tried."
     base = .24 / PRESETS[preset].token_dim
-    tried = try_rates(lambda name, rate: racer(name, preset, 100, images, rate, args, seconds=args.trial), NETS, base, args.trial / 8)
+    tried = try_rates(lambda name, rate: racer(name, preset, 100, images, rate, args, optimizer, seconds=args.trial), NETS, base, args.trial / 8)
     rates = {name: base * pick_factor(found) for name, found in tried.items()}
-    return rates, [{"preset": preset, "net": name, "rate": rates[name], "at_the_edge": min(found, key=found.get) in (min(found), max(found)), "tried": [[base * factor, number(loss)] for factor, loss in sorted(found.items())]} for name, found in tried.items()]
+    return rates, [{"preset": preset, "net": name, "optimizer": "muon" if optimizer else "adamw", "rate": rates[name], "at_the_edge": min(found, key=found.get) in (min(found), max(found)), "tried": [[base * factor, number(loss)] for factor, loss in sorted(found.items())]} for name, found in tried.items()]
 
 
 def number(value: float) -> float | None:
@@ -280,18 +288,18 @@ def race(report: Report, part: str, preset: str, seed: int, *given, **named) -> 
     attempt(report, f"{part}, {preset}, seed {seed}", run_race, report, part, preset, seed, *given, **named)
 
 
-def run_race(report: Report, part: str, preset: str, seed: int, data: dict[str, Tensor], rates: dict[str, float], names: tuple[str, ...] = NETS, equal_steps: bool = True, images: Tensor | None = None, more: Callable[[nn.Module], dict] = lambda net: {}) -> None:
+def run_race(report: Report, part: str, preset: str, seed: int, data: dict[str, Tensor], rates: dict[str, float], names: tuple[str, ...] = NETS, equal_steps: bool = True, images: Tensor | None = None, optimizer: Callable | None = None, more: Callable[[nn.Module], dict] = lambda net: {}) -> None:
     "Equal seconds, and equal steps of the net that got farther."
     args, images = report.args, data["train"] if images is None else images
     if not report.room(f"{part}, {preset}, seed {seed}, {len(images)} images", len(names) * args.seconds + 2): return
-    runs = {name: racer(name, preset, seed, images, rates[name], args, seconds=args.seconds) for name in names}
+    runs = {name: racer(name, preset, seed, images, rates[name], args, optimizer, seconds=args.seconds) for name in names}
     in_turns(list(runs.values()))
     rows = {name: result(name, run, part, preset, seed, "seconds", data, args, **more(run.net)) for name, run in runs.items()}
     report.add("training", *rows.values(), shown=SHOWN)
     fewest, most = (choose(runs, key=lambda name: runs[name].step) for choose in (min, max))
     need = args.seconds * runs[fewest].step / runs[most].step
     if not equal_steps or runs[fewest].step == runs[most].step or not report.room(f"{part}, {preset}, seed {seed}, equal steps", need + 1): return
-    again = racer(most, preset, seed, images, rates[most], args, steps=runs[fewest].step)
+    again = racer(most, preset, seed, images, rates[most], args, optimizer, steps=runs[fewest].step)
     in_turns([again])
     same = {key: value for key, value in rows[fewest].items() if key != "curve"} | {"budget": "steps"}
     report.add("training", same, result(most, again, part, preset, seed, "steps", data, args), shown=SHOWN)
@@ -313,17 +321,17 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny alone, 3 seconds each, for a look")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=None, help="tiny and small, on a GPU medium and large too")
-    parser.add_argument("--seconds", type=float, default=None, help="of each training: 30 on a CPU, 5 on a GPU")
-    parser.add_argument("--trial", type=float, default=None, help="seconds for each rate that is tried: 5 on a CPU, 0.8 on a GPU")
+    parser.add_argument("--seconds", type=float, default=None, help="of each training: 25 on a CPU, 5 on a GPU")
+    parser.add_argument("--trial", type=float, default=None, help="seconds for each rate that is tried: 4 on a CPU, 0.8 on a GPU")
     parser.add_argument("--seeds", type=int, default=2, help="of the smaller presets: tiny, on a GPU small too; all else has one")
     parser.add_argument("--images", type=int, default=None, help="drops to train on: 2,048, on a GPU 8,192")
     parser.add_argument("--batch", type=int, default=None, help="images in a step: 4 on a CPU, 64 on a GPU")
     parser.add_argument("--repeats", type=int, default=None, help="rounds of timing that count: 5 on a CPU, 15 on a GPU")
-    parser.add_argument("--limit", type=float, default=None, help="seconds in all: 720 on a CPU, 185 on a GPU")
+    parser.add_argument("--limit", type=float, default=None, help="seconds in all: 840 on a CPU, 185 on a GPU")
     parser.add_argument("--name", default=None, help="of the file in results")
     args = parser.parse_args()
     gpu = args.device == "cuda"
-    defaults = {"presets": ["tiny", "small", "medium", "large"] if gpu else ["tiny", "small"], "seconds": 5. if gpu else 30., "trial": .8 if gpu else 5., "images": 8192 if gpu else 2048, "batch": 64 if gpu else 4, "repeats": 15 if gpu else 5, "limit": 185. if gpu else 720.,
+    defaults = {"presets": ["tiny", "small", "medium", "large"] if gpu else ["tiny", "small"], "seconds": 5. if gpu else 25., "trial": .8 if gpu else 4., "images": 8192 if gpu else 2048, "batch": 64 if gpu else 4, "repeats": 15 if gpu else 5, "limit": 185. if gpu else 840.,
                 "name": "autoencoder_comparison" + "_cuda" * gpu + "_quick" * args.quick}
     if args.quick: defaults |= {"presets": ["tiny"], "seconds": 3., "trial": 1., "images": 256, "repeats": 2}
     for key, value in defaults.items(): setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
@@ -360,6 +368,10 @@ def measure(report: Report, sets: dict[str, dict[str, Tensor]], args: argparse.N
     for seed in range(1, args.seeds):
         for preset in ("tiny", "small") if gpu else ("tiny",):
             if preset in rates: race(report, "size", preset, seed, square, rates[preset])
+    if Muon and report.room(f"muon, {args.extra}", 8 * args.trial + 2 * args.seconds):
+        rates, tried = find_rates(args.extra, square["train"], args, muon)
+        report.add("rates", *tried)
+        race(report, "muon", args.extra, 0, square, rates, equal_steps=False, optimizer=muon)
     race(report, "strides", args.extra, 0, square, dict.fromkeys(STRIDES, extra["cnn"]), tuple(STRIDES), equal_steps=False)
     if gpu: race(report, "data", args.extra, 0, square, extra, equal_steps=False, images=square["train"][:1024])
     else:

@@ -44,7 +44,7 @@ def share_of_rate(
 
 # %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #fd742126
 class Learner:
-    "A net and its optimizer: AdamW, gradients clipped at norm 1, images drawn with replacement."
+    "A net and its optimizer, gradients clipped at norm 1, images drawn with replacement."
     def __init__(self,
         net: nn.Module, # images -> (reconstruction, anything)
         images: Tensor, # to learn from, (N, 1, h, w), uint8 or floats from 0 to 1, on the net's device
@@ -52,12 +52,13 @@ class Learner:
         batch_size: int = 8, # images in a step
         half: bool = False, # bfloat16 autocast
         seed: int = 0, # of the order of images
+        optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None, # (net, rate) -> another one than AdamW
     ):
         self.net, self.images, self.rate, self.batch_size, self.half = net.train(), images, rate, batch_size, half
         self.chance = torch.Generator(images.device).manual_seed(seed)
         self.total = torch.zeros((), device=images.device) # of losses that nobody has asked for
         for _ in range(3): self.loss(images[:batch_size]).backward() # kernels are chosen, memory is taken; nothing is learned
-        self.optimizer = torch.optim.AdamW(net.parameters(), lr=rate, betas=(.9, .95), fused=True)
+        self.optimizer = optimizer(net, rate) if optimizer else torch.optim.AdamW(net.parameters(), lr=rate, betas=(.9, .95), fused=True)
 
     def loss(self, some: Tensor) -> Tensor:
         x = some.float() / (255 if some.dtype == torch.uint8 else 1)
