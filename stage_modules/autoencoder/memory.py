@@ -7,7 +7,7 @@ __all__ = ['Precision', 'Device', 'SavedTensor', 'saved_tensors', 'block_bytes',
            'training_memory', 'TrainingStep', 'memory_curve', 'Moments', 'step_moments', 'MeasuredMemory',
            'measure_training', 'largest_batch']
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #ae886963
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #0b5f5eb4
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
@@ -24,7 +24,7 @@ from ..attention.cost import peak_memory
 from .model import Autoencoder_Transformer, AutoencoderSettings, check_settings, fill_settings, reconstruction_loss
 from .patches import patch_grid
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #94aadc8e
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #fc63ad07
 class SavedTensor(NamedTuple):
     "A tensor that is kept for the way back."
     where: str # name of the module that was at work
@@ -38,7 +38,7 @@ def _is_copy(tensor: Tensor) -> bool: # of a parameter
     while fn is not None and len(fn.next_functions) == 1: fn = fn.next_functions[0][0]
     return tensor.grad_fn is not None and hasattr(fn, "variable") # the end of the line is where a gradient is added up
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #40ac1928
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #174a2025
 class _Watch:
     "Notes each storage once, and holds it, so that its address is not given away again."
     def __init__(self, model: nn.Module, given: Sequence[Tensor]):
@@ -56,7 +56,7 @@ class _Watch:
     def enter(self, name: str): return lambda module, args: self.at_work.append(name)
     def leave(self, module: nn.Module, args: tuple, out: object) -> None: self.at_work.pop()
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #838f2634
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #920c0470
 def saved_tensors(
     model: nn.Module, # whose parameters and buffers do not count
     run: Callable[[], object], # the way there, to the loss
@@ -72,7 +72,7 @@ def saved_tensors(
         for handle in handles: handle.remove()
     return watch.saved
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #a55c2e9b
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #75f1b913
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
@@ -94,7 +94,7 @@ def block_bytes(
     attention = 4 * num_heads if fused else table * num_heads * tokens + half * dim * views
     return tokens * (norms + products + noise + attention)
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #84544d2e
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #3798c121
 def _tokens(s: AutoencoderSettings, size: Sequence[int]) -> tuple[int, int]: # L and D
     if s.tokens == "single": return 1, s.latent
     rows, columns = patch_grid(tuple(size), s.patch_size)
@@ -114,14 +114,14 @@ def end_bytes(
     latent = (4 if device == "cuda" else half) * (Z + 2) # normed before it is spread; on a GPU in float32
     return norms + half * L * (settings.patch_size**2 + 2 * D + Z) + latent + loss, half * 2 * L * Z
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #2cffa7ef
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #840abb6f
 class Kept(NamedTuple):
     "Bytes kept for the way back."
     outside: int # of the blocks
     between: int # with checkpointing: inputs of blocks, which is all that stays of them
     inside: int # of all blocks; with checkpointing, of the one that is computed again
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #65e3f161
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #21431049
 def _prepared(settings, size, batch, precision, checkpointing, device) -> tuple[AutoencoderSettings, tuple[int, int]]:
     whole = lambda n: isinstance(n, int) and not isinstance(n, bool)
     settings = fill_settings(settings)
@@ -134,7 +134,7 @@ def _prepared(settings, size, batch, precision, checkpointing, device) -> tuple[
     if device not in ("cpu", "cuda"): raise ValueError(f"device is {device!r}, expected cpu or cuda")
     return settings if checkpointing is None else replace(settings, use_gradient_checkpointing=checkpointing), size
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #56fea5ac
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #7c81161d
 def kept_bytes(
     settings: AutoencoderSettings, # of the model
     size: tuple[int, int] | None = None, # (height, width); `input_size` unless given
@@ -153,7 +153,7 @@ def kept_bytes(
     between = batch * 4 * L * D
     return Kept(batch * each + once, 2 * s.num_layers * between, block - between)
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #88fe5e4b
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #66066444
 class MemoryParts(NamedTuple):
     "What a training step holds, in bytes."
     weights: int # float32
@@ -167,7 +167,7 @@ class MemoryParts(NamedTuple):
         "The sum."
         return sum(self)
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #bf2e800a
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #5b27d9bc
 class _Numbers(NamedTuple):
     all: int # parameters
     copied: int # of them, those that autocast copies and the way back needs
@@ -182,7 +182,7 @@ def _numbers(*fields) -> _Numbers: # of `AutoencoderSettings`
     gone = sum(map(matrices, blocks[1:])) if model.settings.use_gradient_checkpointing else 0 # cast again, a block at a time
     return _Numbers(sum(p.numel() for p in model.parameters()), matrices(model) - first - gone, first)
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #054f418d
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #0c6b3339
 def training_memory(
     settings: AutoencoderSettings, # of the model
     size: tuple[int, int] | None = None, # (height, width); `input_size` unless given
@@ -199,7 +199,7 @@ def training_memory(
     copies = 2 * numbers.copied if precision == "bf16" else 0
     return MemoryParts(4 * numbers.all, 4 * numbers.all, 8 * numbers.all, copies, sum(kept_bytes(s, size, batch, precision, None, device)))
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #eb885513
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #e48572da
 class TrainingStep:
     "The way there, the way back and AdamW on random images, made where it runs."
     def __init__(self,
@@ -225,7 +225,7 @@ class TrainingStep:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True) # gradients do not stand between steps
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #080c94fe
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #07f08b50
 def memory_curve(
     stages: Mapping[str, Callable[[], object]], # run one after the other, by name
 ) -> tuple[np.ndarray, dict[str, int]]: # bytes alive beyond those before, after each allocation and release; and where each stage begins
@@ -240,7 +240,7 @@ def memory_curve(
     begins = {e.name(): int(np.searchsorted(times, e.start_ns())) for e in events if e.name() in stages}
     return np.cumsum([e.nbytes() for e in memory], dtype=np.int64), begins
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #ab9e778c
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #61051b31
 class Moments(NamedTuple):
     "What is held at three moments of a step, in bytes; the batch does not count."
     loss: int # on the way back, first thing
@@ -252,7 +252,7 @@ class Moments(NamedTuple):
         "The highest of them."
         return max(self)
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #250cd012
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #36ae74c2
 def step_moments(
     settings: AutoencoderSettings, # of the model
     size: tuple[int, int] | None = None, # (height, width); `input_size` unless given
@@ -268,13 +268,13 @@ def step_moments(
     standing = parts.weights + parts.optimizer
     there = standing + parts.copies + kept.outside + kept.between + (0 if s.use_gradient_checkpointing else kept.inside)
     inside = kept.inside if s.use_gradient_checkpointing else 0 # computed again
-    moment = 3 * half * D # gradients before and behind GELU, less what is let go
-    tables = 6 if device == "cuda" and half == 2 else 2 * half # gradients of weights and of scores; a GPU has them in float32, and has let the copy go
+    moment = (12 if half == 4 else 8) * D # the gradient behind GELU and of what comes out, less the ends, which are let go
+    tables = 2 * half if device == "cpu" else 12 if half == 4 else 10 # gradients of weights and of scores; a GPU multiplies the softmax by its gradient first
     if not s.use_flash_attention or L == 1: moment = max(moment, tables * s.num_heads * L - (4 + 10 * half) * D) # the small net's part is gone by then
     last = 2 * _numbers(*astuple(s)).first if precision == "bf16" else 0
     return Moments(there + 4 * images, there + inside - images + batch * L * moment, standing + parts.gradients + max(last, inside))
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #963a2b09
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #771008c3
 class MeasuredMemory(NamedTuple):
     "What a training step held, in bytes."
     weights: int # of the model
@@ -304,7 +304,7 @@ def measure_training(
     copies, standing = nbytes(t for t in saved if t.copy), nbytes(parameters) + nbytes(state)
     return MeasuredMemory(nbytes(parameters), gradients, nbytes(state), copies, nbytes(saved) - copies, standing + peak_memory(step, device))
 
-# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #a656f760
+# %% ../../nbs/stage5_autoencoder/14_memory.ipynb #81d880ca
 def largest_batch(
     settings: AutoencoderSettings, # of the model
     size: tuple[int, int] | None = None, # (height, width); `input_size` unless given
