@@ -46,7 +46,7 @@ def card() -> str:
     import torch
 
     name = torch.cuda.get_device_name(0)
-    found = re.search(r"\b(RTX|GTX)?\s*([A-Z]{0,2}\d{2,4}\w*)", name)
+    found = re.search(r"\b(RTX|GTX)?\s*([A-Z]{0,2}\d{1,4}\w*)", name)
     return "".join(part for part in found.groups() if part).lower() if found else "gpu"
 
 
