@@ -6,7 +6,7 @@
 __all__ = ['operations', 'share_of_rate', 'Learner', 'Racer', 'in_turns', 'next_factors', 'end_loss', 'pick_factor', 'try_rates',
            'r_squared', 'Probe', 'read_labels']
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #89be182c
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #2f6f62a8
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .sequence import fit_readout
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #602e89dc
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #2dbb6c18
 def operations(
     net: nn.Module, # an autoencoder, on any device, `meta` too
     size: tuple[int, int] = (201, 201), # height, width of one image
@@ -34,7 +34,7 @@ def operations(
         for module in fused: module.use_flash_attention = True
     return counter.get_total_flops()
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #08dae4a7
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #42b326ab
 def share_of_rate(
     done: float, # how much of the run is over, from 0 to 1
     warm_up: float = 0.05, # share of the run in which the rate grows
@@ -42,7 +42,7 @@ def share_of_rate(
     "Up along a line, down along a cosine."
     return min(1., done / warm_up + .02) * (1 + math.cos(math.pi * done)) / 2
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #627503ba
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #2674c343
 class Learner:
     "A net and its optimizer, gradients clipped at norm 1, images drawn with replacement."
     def __init__(self,
@@ -76,7 +76,7 @@ class Learner:
         self.optimizer.step()
         self.total += loss.detach()
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #25878c37
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #651ad06c
 class Racer(Learner):
     "A learner that trains a turn at a time; its clock stands in between."
     def __init__(self, *given, # as for `Learner`
@@ -106,7 +106,7 @@ class Racer(Learner):
         self.total.zero_()
         return self.done(self.elapsed) < 1
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #912c0eff
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #c9d2ce64
 def in_turns(
     racers: Sequence[Racer], # fresh, or stopped somewhere
     turn: float = 0.5, # seconds each
@@ -115,7 +115,7 @@ def in_turns(
     going = list(racers)
     while going: going = [racer for racer in going if racer.advance(turn)]
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #bb6984ab
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #5fd21a73
 def next_factors(
     tried: dict[float, float], # factor of the first rate -> loss
 ) -> tuple[float, ...]: # to try now; none where the best one lies between two others
@@ -124,7 +124,7 @@ def next_factors(
     best = min(tried, key=tried.get)
     return (best / 2,) if best == min(tried) else (2 * best,) if best == max(tried) else ()
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #7a010221
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #09097b41
 def end_loss(
     curve: Sequence[tuple[int, float, float]], # steps, seconds, loss, from a `Racer`
 ) -> float: # infinite where it is no number
@@ -139,7 +139,7 @@ def pick_factor(
     "The lowest of those that end within a tenth of the best loss."
     return min(factor for factor, loss in tried.items() if loss <= 1.1 * min(tried.values()))
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #463696c1
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #b1b40d4b
 def try_rates(
     start: Callable[[str, float], Racer], # (name, rate) -> a fresh one
     names: Sequence[str], # of nets
@@ -155,7 +155,7 @@ def try_rates(
         for (name, factor), racer in zip(todo, racers): tried[name][factor] = end_loss(racer.curve)
     return tried
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #a21dec4c
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #5f80e045
 def r_squared(
     guess: Tensor, # (N, K)
     true: Tensor, # (N, K)
@@ -164,7 +164,7 @@ def r_squared(
     "How much of the spread around the mean is explained."
     return 1 - (guess - true).square().mean(0) / (true - mean).square().mean(0)
 
-# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #e159024a
+# %% ../../nbs/stage5_autoencoder/15_comparison.ipynb #9ef92566
 class Probe(NamedTuple):
     "What can be read from embeddings, (K,) each."
     linear: Tensor # R2 of a linear map
