@@ -2,6 +2,7 @@
 
 Broken on purpose to see each test fail: numbers of a data set not looked at, the length of a size not compared, a name of a preset not asked to be text, pictures scaled before they are cut, links that
 lead nowhere left out in silence, access to a folder not asked for, MemoryError not taken for a lack of memory, a first step that does not fit given up, advice to switch on what is on, embeddings kept."""
+import importlib
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from stage_modules.autoencoder import images as images_module
-from stage_modules.autoencoder import train as training
 from stage_modules.autoencoder.cnn import Autoencoder_CNN
 from stage_modules.autoencoder.embed import Embedder
 from stage_modules.autoencoder.embed import main as embed_main
@@ -407,6 +407,8 @@ import sys, torch
 from pathlib import Path
 from stage_modules.autoencoder.embed import Embedder, ImageSource, write_embeddings
 from stage_modules.autoencoder.model import create_autoencoder
+
+training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
 class Drawn(torch.utils.data.Dataset):
     def __init__(self, count): self.count = count
     def __len__(self): return self.count

@@ -4,6 +4,7 @@ Broken on purpose to see each test fail: SSIM's windows over filler, its second 
 with a seed 2**32 away, parts of a batch rounded down, a resumed run that looks for another batch size; rows of the table in the order of the batches, images kept in memory, rows written one
 after the other, inputs not looked for, expectations not compared, sizes not built on trial; filler left on copies, two pictures of one name."""
 import csv
+import importlib
 import json
 import os
 import signal
@@ -21,7 +22,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from stage_modules.autoencoder import train as training
 from stage_modules.autoencoder.cnn import ModelSettings, build_model
 from stage_modules.autoencoder.embed import Embedder, SourceConfig, find_images, load_autoencoder
 from stage_modules.autoencoder.embed import main as embed_main
@@ -346,6 +346,8 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from stage_modules.autoencoder.embed import main
+
+training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
 code, status = main(sys.argv[1:]), Path("/proc/self/status")
 # Linux counts in ru_maxrss what the process was before it became this program
 lines = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
