@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "patches": ["patch_grid", "cut_patches", "join_patches", "token_mask"],
         "model": ["PRESETS", "AutoencoderSettings", "Autoencoder_Transformer", "create_autoencoder", "reconstruction_loss"],
         "cnn": ["Autoencoder_CNN", "cnn_for_budget"],
-        "train": ["TrainConfig", "train", "ssim", "image_figures", "draw_reconstructions"],
+        "train": ["TrainConfig", "ssim", "image_figures", "draw_reconstructions"],
         "embed": ["Embedder", "load_autoencoder"],
         "reconstruct": ["Reconstructor"],
         "explore": ["attention_of", "AttentionMaps", "visualize_attention_map", "attention_rollout", "attention_distance", "patch_explorer", "draw_architecture"],
