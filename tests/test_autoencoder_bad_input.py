@@ -31,6 +31,8 @@ from stage_modules.toolkit.checkpoints import load_checkpoint
 from stage_modules.toolkit.errors import CheckpointError, DataError, ShapeError
 from stage_modules.toolkit.training import Engine
 
+training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
+
 FLAGS = "--preset tiny --input_size 24 24 --num_layers 1 --images 16 --valid_images 4 --batch_size 8 --epochs 1 --no-progress --no-tensorboard --device cpu".split()
 COMMANDS = [(embed_main, "--output", "out.npy"), (reconstruct_main, "--output_dir", "out")]
 LITTLE = dict(preset="tiny", num_layers=1)
@@ -407,8 +409,6 @@ import sys, torch
 from pathlib import Path
 from stage_modules.autoencoder.embed import Embedder, ImageSource, write_embeddings
 from stage_modules.autoencoder.model import create_autoencoder
-
-training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
 class Drawn(torch.utils.data.Dataset):
     def __init__(self, count): self.count = count
     def __len__(self): return self.count

@@ -35,6 +35,8 @@ from stage_modules.toolkit.checkpoints import load_checkpoint, save_checkpoint
 from stage_modules.toolkit.errors import CheckpointError, DataError
 from stage_modules.toolkit.training import Callback
 
+training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
+
 SMALL = dict(preset="tiny", input_size=(24, 24), patch_size=8, num_layers=1, images=48, valid_images=8, batch_size=8, num_epochs=2, progress=False, tensorboard=False, device="cpu")
 FLAGS = "--preset tiny --input_size 24 24 --patch-size 8 --num_layers 1 --images 48 --valid_images 8 --batch_size 8 --epochs 2 --no-progress --no-tensorboard --device cpu".split()
 CNN = dict(model_type="cnn", channels=(8, 12), strides=(4, 2), depth=1, patch_size=None)
@@ -346,8 +348,6 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from stage_modules.autoencoder.embed import main
-
-training = importlib.import_module("stage_modules.autoencoder.train") # the package has a function of that name
 code, status = main(sys.argv[1:]), Path("/proc/self/status")
 # Linux counts in ru_maxrss what the process was before it became this program
 lines = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
