@@ -383,6 +383,8 @@ def test_who_searches_already_is_not_told_to_search(monkeypatch, refused):
     monkeypatch.setattr(training.Engine, "step", never)
     told = refused(main, *FLAGS, "--output_dir", "None", "--auto_batch_size")
     assert "out of memory with batch_size=1." in told and "--auto_batch_size" not in told and "--batch_size" not in told
+    ways = training.remedies(training.decide(TrainConfig(preset="tiny", batch_size=8, auto_batch_size=True)))
+    assert ways[0].startswith("--batch_size 4 --gradient_accumulation_steps 2") and not any("--auto_batch_size" in way for way in ways)
 
 
 LIMITED = """
