@@ -7,7 +7,7 @@ __all__ = ['Rung', 'Change', 'ladder', 'has_bfloat16', 'can_compile', 'own_ladde
            'GraphStep', 'gradient_of', 'difference', 'attention_kernel', 'measure_rung', 'climb', 'ladder_rows',
            'as_table', 'Loading', 'batches_of', 'measure_loading']
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #d0825910
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #c67f4a63
 import gc
 import os
 import shutil
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..attention.cost import peak_memory, time_side_by_side
 from .model import create_autoencoder, reconstruction_loss
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #7c241ae7
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #93116e86
 @dataclass(frozen=True)
 class Rung:
     "One way to take a training step."
@@ -40,7 +40,7 @@ class Rung:
     graph: bool = False # the whole step recorded once as a CUDA graph, and played from then on
     checkpointing: bool = False # what is inside a block is computed twice instead of being kept
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #374f95f4
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #8b03a9f3
 class Change(NamedTuple):
     "One thing that a rung does differently from the one below."
     name: str # of the rung
@@ -57,7 +57,7 @@ def ladder(
         if change.stays: below = rungs[-1]
     return rungs
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #5a2a6fda
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #081c1077
 def has_bfloat16(
     device: str = "cpu", # cpu or cuda
 ) -> bool:
@@ -71,7 +71,7 @@ def can_compile(
     "Whether `torch.compile` finds what it writes code for."
     return device == "cuda" or any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #7ceb9c64
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #66de0695
 def own_ladder(
     device: str = "cpu", # cpu or cuda
     overhead: bool = False, # also mode='reduce-overhead', which takes long to compile; cuda only
@@ -91,7 +91,7 @@ def own_ladder(
     ]
     return ladder(change for possible, change in changes if possible)
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #f35c87dc
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #910dedcb
 @contextmanager
 def matrix_precision(
     tf32: bool, # 10 bits after the point, in place of 23
@@ -102,7 +102,7 @@ def matrix_precision(
     try: yield
     finally: torch.set_float32_matmul_precision(before)
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #5a608149
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #257599f4
 def compile_blocks(
     model: nn.Module, # with `encoder.blocks` and `decoder.blocks`
 ) -> None:
@@ -110,7 +110,7 @@ def compile_blocks(
     for side in model.encoder, model.decoder:
         for block in side.blocks: block.compile(dynamic=False)
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #12fae484
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #83f530b5
 class Step:
     "A training step of the patch autoencoder, taken the way that a rung says."
     def __init__(self,
@@ -148,7 +148,7 @@ class Step:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #21d99398
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #5eb2646e
 class GraphStep(Step):
     "The same step, recorded at its first call as a CUDA graph (PyTorch's notes on CUDA graphs, whole-network capture)."
     recorded: torch.cuda.CUDAGraph | None = None
@@ -171,7 +171,7 @@ class GraphStep(Step):
         if self.recorded is None: self.record()
         self.recorded.replay()
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #c5f94f62
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #6f71f7b6
 def gradient_of(
     step: Step, # fresh
 ) -> Tensor: # all gradients in a row, float64, on the CPU
@@ -187,7 +187,7 @@ def difference(
     "Length of the difference by the length of the reference."
     return ((gradient - reference).norm() / reference.norm()).item()
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #bd6f9dab
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #22820a61
 def attention_kernel(
     run: Callable[[], object], # calls the model
 ) -> str: # name of PyTorch's operator; "explicit" where weights are written out
@@ -198,7 +198,7 @@ def attention_kernel(
     found = sorted(name.removeprefix("_scaled_dot_product_") for name in names if name.startswith("_scaled_dot_product") and "backward" not in name)
     return ", ".join(found) or "explicit"
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #f262edc4
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #6b1b18f1
 def measure_rung(
     step: Step, # fresh
     reference: Tensor | None = None, # gradient of the first rung; None if this is it
@@ -213,7 +213,7 @@ def measure_rung(
     run = step.record if isinstance(step, GraphStep) else step # a graph's memory is taken when it is recorded
     return row | {"peak_mib": peak_memory(run, step.device) / 2**20}, gradient
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #c1c57de4
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #d165db15
 def climb(
     rungs: Sequence[Rung], # the first one that works is what the others are held against
     images: Tensor, # (B, 1, height, width), on the device where it runs
@@ -243,7 +243,7 @@ def climb(
         if row["rung"] in steps: row |= {"milliseconds": 1000 * statistics.median(seconds[row["rung"]]), "times": statistics.median(a / b for a, b in zip(seconds[first], seconds[row["rung"]]))}
     return rows
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #530b19e7
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #93eda0ab
 def ladder_rows(
     rows: Sequence[dict], # from `climb`
     claims: dict[str, str] | None = None, # name of a rung -> what one reads about it
@@ -265,7 +265,7 @@ def as_table(
     head, *rest = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #92c78d2a
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #a8673bc5
 @dataclass(frozen=True)
 class Loading:
     "One way to bring images to a model."
@@ -294,7 +294,7 @@ def batches_of(
         waiting = coming
     if waiting is not None: yield waiting
 
-# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #c14fa76d
+# %% ../../nbs/stage5_autoencoder/13_speed.ipynb #5ee0a47f
 def measure_loading(
     loading: Loading, # how
     dataset: Dataset, # images (1, height, width), all of one size
