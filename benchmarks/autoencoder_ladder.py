@@ -4,9 +4,9 @@
     python benchmarks/autoencoder_ladder.py --device cuda          on a GPU, preset medium and 65,536 tokens a step; about four minutes
 
 `ladder`: `stage_modules.autoencoder.speed.climb` for each length: all rungs are timed in turns, speed and peak memory beside the rung below, and how far off the gradient is. Images are squares of whole patches of 16 pixels; each length has as many tokens in a step as the
-others (`--tokens`), and on a GPU once more at a small batch, where telling the card what to do takes longer than doing it.
+others (`--tokens`); 169 tokens are 201x201 pixels at a small batch of preset small, where telling a GPU what to do takes longer than doing it.
 `loading`: one pass through drops that are drawn when they are wanted, and through PNG files, with several numbers of worker processes, pinned memory, and copies ahead of the step.
-Writes results/autoencoder_ladder.json, on a GPU results/autoencoder_ladder_<card>.json; parts that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
+Writes results/autoencoder_ladder.json, on a GPU results/autoencoder_ladder_<card>.json; parts and lengths that are not asked for keep what an earlier call has measured. Let nothing else run meanwhile."""
 import argparse
 import json
 import os
@@ -22,7 +22,7 @@ from common import RESULTS, card, save, table
 from stage_modules.autoencoder.images import DropImages, ImageFolder, draw_drops
 from stage_modules.autoencoder.speed import Loading, Step, climb, measure_loading, own_ladder
 
-SIDES = {64: 128, 256: 256, 1024: 512, 4096: 1024, 16384: 2048} # pixels along a square of so many patches
+SIDES = {169: 201, 64: 128, 256: 256, 1024: 512, 4096: 1024, 16384: 2048} # pixels along a square of so many patches; 169 are the small batch
 
 
 def driver() -> str:
@@ -38,15 +38,15 @@ def rounded(row: dict) -> dict:
 
 def ladders(args: argparse.Namespace) -> Iterator[list[dict]]:
     "A ladder for each length; what there is after each."
-    found, cuda = [], args.device == "cuda"
-    todo = [(length, SIDES[length], max(1, args.tokens // length), args.preset, False) for length in args.lengths]
-    if cuda: todo.insert(0, (169, 201, 4, "small", True)) # small batch
-    for length, side, batch, preset, overhead in todo:
-        start = time.perf_counter()
+    found, cuda = [one for one in args.earlier if one["tokens"] not in args.lengths], args.device == "cuda"
+    for length in args.lengths:
+        side, start = SIDES[length], time.perf_counter()
+        batch, preset, overhead = (4 if cuda else 8, "small", cuda) if length == 169 else (max(1, args.tokens // length), args.preset, False)
         images = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0)).to(args.device)
         rows = climb(own_ladder(args.device, overhead), images, preset, args.repeats if length <= 4096 else min(3, args.repeats))
         found.append({"tokens": length, "size": [side, side], "batch": batch, "preset": preset, "rungs": [rounded(row) for row in rows]})
         print(f"\n{length} tokens, batch {batch}, {preset}, {time.perf_counter() - start:.0f} s\n{table([rounded(row) for row in rows])}", flush=True)
+        found.sort(key=lambda one: (one["preset"] == args.preset, one["tokens"])) # the small batch first
         yield found
         del images
         if cuda: torch.cuda.empty_cache()
@@ -116,6 +116,7 @@ def main() -> None:
     name = f"autoencoder_ladder_{card()}" if cuda else "autoencoder_ladder"
     path = RESULTS / f"{name}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+    args.earlier = results.get("ladder", [])
     more = {"driver": driver(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if cuda else {}
     for part in args.parts:
         for results[part] in {"ladder": ladders, "loading": loading}[part](args): save(name, results, preset=args.preset, tokens=args.tokens, repeats=args.repeats, **more)
