@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['smaller', 'larger', 'coarse_mask', 'hide', 'PixelNorm', 'ConvBlock', 'DownLevel', 'UpLevel', 'run_level',
-           'DownLevels', 'Encoder_CNN', 'Decoder_CNN', 'check_images', 'check_layers', 'CNNSides', 'Autoencoder_CNN',
+           'DownLevels', 'Encoder_CNN', 'Decoder_CNN', 'check_layers', 'CNNSides', 'Autoencoder_CNN',
            'count_parameters', 'scaled_channels', 'cnn_for_budget', 'ModelSettings', 'fill_model_settings',
            'build_model']
 
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .model import AutoencoderSettings, Autoencoder_Transformer, check_image_size, check_settings, fill_settings
+from .model import AutoencoderSettings, Autoencoder_Transformer, check_image_size, check_input, check_settings, fill_settings
 from .patches import MIDDLE, SPREAD, ExpandByPlace, PoolByPlace, stretch_pixels
-from ..toolkit.errors import ShapeError, check_shape
+from ..toolkit.errors import check_shape
 
 # %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #20e436df
 def smaller(
@@ -208,21 +208,6 @@ class Decoder_CNN(nn.Module):
             x = run_level(level, x, finer, mask, use_gradient_checkpointing=self.use_gradient_checkpointing)
         return hide(MIDDLE + SPREAD * x, pixel_mask)
 
-# %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #25b92a64
-def check_images(
-    x: Tensor, # should be (B, 1, height, width), floating-point
-    pixel_mask: Tensor | None = None, # should be boolean, (B, width)
-) -> None:
-    "Raises ShapeError, ValueError or TypeError that says what came and what was expected."
-    if not isinstance(x, Tensor): raise TypeError(f"images is of type {type(x).__name__}, expected a tensor (B, 1, height, width); `as_images` converts")
-    if x.ndim == 4 and x.shape[1] == 3: raise ShapeError(f"images has shape {tuple(x.shape)}, which is colour, expected (B, 1, height, width); `as_images` converts")
-    sizes = check_shape(x, "images", "B 1 height width")
-    if not x.is_floating_point(): raise TypeError(f"images are {x.dtype}, expected floats from 0 to 1; `as_images` converts")
-    if not (sizes["height"] and sizes["width"]): raise ValueError(f"images are {sizes['height']} high and {sizes['width']} wide: there is nothing to see")
-    if pixel_mask is None: return
-    check_shape(pixel_mask, "pixel_mask", "B width", **sizes)
-    if pixel_mask.dtype != torch.bool: raise TypeError(f"pixel_mask is {pixel_mask.dtype}, expected torch.bool: True where a column of pixels is real")
-
 # %% ../../nbs/stage5_autoencoder/06_cnn.ipynb #0cba6943
 def check_layers(
     embedding_dim: int, # Z
@@ -268,15 +253,15 @@ class Autoencoder_CNN(CNNSides):
         return_attention: bool = False, # there is none; for the sake of one interface
         pixel_mask: Tensor | None = None, # True where a column of pixels is real, (B, width); None if all are
     ) -> tuple[Tensor, None]: # reconstruction (B, 1, height, width)
-        "Images, and what the latent kept of them. Raises what `check_images` raises."
+        "Images, and what the latent kept of them. Raises what `check_input` raises."
         return self.decoder(self.Embedding(x, pixel_mask), tuple(x.shape[-2:]), pixel_mask), None
 
     def Embedding(self,
         x: Tensor, # images, (B, 1, height, width), in [0, 1]
         pixel_mask: Tensor | None = None, # True where a column of pixels is real, (B, width)
     ) -> Tensor: # (B, Z)
-        "The latent alone. Raises what `check_images` raises."
-        check_images(x, pixel_mask)
+        "The latent alone. Raises what `check_input` raises."
+        check_input(x, pixel_mask)
         return self.encoder(x, pixel_mask)
 
     def decode(self,

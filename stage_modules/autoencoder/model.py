@@ -117,8 +117,8 @@ def build_sides(
 # %% ../../nbs/stage5_autoencoder/05_model.ipynb #c8f5d0fe
 def check_input(
     images: Tensor, # should be (B, 1, height, width), floating-point
-    pixel_mask: Tensor | None, # should be None, or boolean, (B, width)
-    settings: AutoencoderSettings, # filled; tokens='single' takes one size
+    pixel_mask: Tensor | None = None, # should be None, or boolean, (B, width)
+    settings: AutoencoderSettings | None = None, # filled; with tokens='single' one size fits, else any
 ) -> None:
     "Raises ShapeError, ValueError or TypeError for what the model cannot take. It does not look at the numbers."
     if not isinstance(images, Tensor): raise TypeError(f"images is of type {type(images).__name__}, expected a tensor (B, 1, height, width); `as_images` converts")
@@ -126,7 +126,7 @@ def check_input(
     sizes = check_shape(images, "images", "B 1 height width")
     if not images.is_floating_point(): raise TypeError(f"images are {images.dtype}, expected floats from 0 to 1; `as_images` converts")
     if not (sizes["height"] and sizes["width"]): raise ValueError(f"images are {sizes['height']} high and {sizes['width']} wide: there is nothing to see")
-    if settings.tokens == "single": check_size(images.shape[-2:], settings.input_size)
+    if settings and settings.tokens == "single": check_size(images.shape[-2:], settings.input_size)
     if pixel_mask is None: return
     check_shape(pixel_mask, "pixel_mask", "B width", **sizes)
     if pixel_mask.dtype != torch.bool: raise TypeError(f"pixel_mask is {pixel_mask.dtype}, expected torch.bool: True where a column of pixels is real")
